@@ -1,0 +1,187 @@
+"""Every git command of ours runs here, and none of it reads a configuration that an agent may have written.
+
+An agent can put hooks, filters, merge drivers and includes into the `.git` of the repository it works in; `-c`
+flags cannot switch them all off, because the agent chooses their names. So git never sees that configuration: it
+is given a *shadow* git directory, made for one use in a private folder, with our own config and links to the
+real objects and refs. The environment is built from empty.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+IDENTITY = ("mergewright", "mergewright@localhost")
+"""Committer of what we commit ourselves."""
+
+_FLAGS = (
+    "-c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.commitGraph=false -c core.multiPackIndex=false "
+    "-c gc.auto=0 -c maintenance.auto=false -c protocol.ext.allow=never -c core.attributesFile=/dev/null "
+    "-c safe.bareRepository=explicit -c submodule.recurse=false -c fetch.fsckObjects=true "
+    "-c transfer.fsckObjects=true -c commit.gpgSign=false -c core.filesRefLockTimeout=2000 --no-pager"
+).split()
+
+_ENV = {
+    "PATH": os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"),
+    "HOME": "/nonexistent",
+    "LC_ALL": "C",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_SYSTEM": "/dev/null",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "/bin/false",
+    "SSH_ASKPASS": "/bin/false",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_PAGER": "cat",
+    "GIT_EDITOR": "false",
+    "GIT_ALLOW_PROTOCOL": "file:https:ssh",
+    "GIT_PROTOCOL_FROM_USER": "0",
+}
+
+# What changes how files are written must be as the user has it; everything else of the config is left out.
+_CARRIED = {
+    "core.ignorecase",
+    "core.precomposeunicode",
+    "core.filemode",
+    "core.symlinks",
+    "core.autocrlf",
+    "core.eol",
+    "core.sparsecheckout",
+    "core.sparsecheckoutcone",
+    "extensions.objectformat",
+}
+
+
+class GitError(Exception):
+    """A git command that failed; the message names the command and what git said."""
+
+    def __init__(self, args: Sequence[str], returncode: int, stderr: str) -> None:
+        super().__init__(f"git {' '.join(args[:3])}: exit {returncode}: {stderr.strip()[-500:]}")
+        self.returncode = returncode
+        self.stderr = stderr
+
+
+@dataclass(frozen=True)
+class Git:
+    """Runs git against one shadow directory."""
+
+    git_dir: Path
+    env: dict[str, str] = field(default_factory=dict)
+    fds: tuple[int, ...] = ()
+    """Handed to every git process: a lock of ours stays held as long as one of them lives."""
+
+    def run(
+        self,
+        *args: str,
+        stdin: bytes | None = None,
+        ok: Sequence[int] = (0,),
+        timeout: float = 300,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Raises GitError when the exit code is not in `ok`, subprocess.TimeoutExpired after `timeout` seconds."""
+        done = subprocess.run(
+            ["git", *_FLAGS, *args],
+            cwd=self.env.get("GIT_WORK_TREE", "/"),
+            env={**_ENV, "GIT_DIR": str(self.git_dir), **self.env, **(env or {})},
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=timeout,
+            start_new_session=True,
+            pass_fds=self.fds,
+            check=False,
+        )
+        if done.returncode not in ok:
+            raise GitError(args, done.returncode, done.stderr.decode("utf-8", "replace"))
+        return done
+
+    def __call__(self, *args: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
+        """Standard output as text, without the last newline; bytes that are no UTF-8 survive as surrogates."""
+        return self.run(*args, stdin=stdin, env=env).stdout.decode("utf-8", "surrogateescape").rstrip("\n")
+
+    def test(self, *args: str) -> bool:
+        """True for exit 0, False for exit 1."""
+        return self.run(*args, ok=(0, 1)).returncode == 0
+
+    def holding(self, *fds: int) -> Git:
+        return replace(self, fds=(*self.fds, *fds))
+
+
+@contextmanager
+def shadow(
+    git_dir: Path, *, work_tree: Path | None = None, index: Path | None = None, head: str = "ref: refs/mergewright/none"
+) -> Iterator[Git]:
+    """A git that works on `git_dir` (a common git directory: not a linked worktree's own).
+
+    `work_tree` and `index` together let it read and write a checkout. `head` is what HEAD says in the shadow;
+    the real HEAD is neither read nor locked.
+    """
+    with tempfile.TemporaryDirectory(prefix="mergewright-git-") as made:
+        directory = Path(made)
+        (directory / "config").write_text(_config(git_dir))
+        (directory / "HEAD").write_text(head + "\n")
+        (directory / "logs").mkdir()
+        (directory / "info").mkdir()
+        if work_tree is not None and (sparse := git_dir / "info" / "sparse-checkout").is_file():
+            (directory / "info" / "sparse-checkout").write_bytes(sparse.read_bytes())
+        for name in ("objects", "refs", "packed-refs", "logs/refs", "shallow"):
+            (directory / name).symlink_to(git_dir / name)
+        env = {}
+        if work_tree is not None:
+            env["GIT_WORK_TREE"] = str(work_tree)
+        if index is not None:
+            env["GIT_INDEX_FILE"] = str(index)
+        yield Git(directory, env)
+
+
+class UnsupportedRepository(Exception):
+    """The repository uses something that we cannot handle safely; the message says what."""
+
+
+def _config(git_dir: Path) -> str:
+    lines = [
+        "[core]",
+        "bare = false",
+        "logAllRefUpdates = true",
+        "[gc]",
+        "auto = 0",
+        "[uploadpack]",
+        "allowAnySHA1InWant = true",
+        "[user]",
+        f"name = {IDENTITY[0]}",
+        f"email = {IDENTITY[1]}",
+    ]
+    version = "0"
+    for key, value in _read_config(git_dir):
+        if key == "core.repositoryformatversion":
+            version = value
+        if key == "extensions.refstorage" and value != "files":
+            raise UnsupportedRepository(f"refs are stored as {value!r}: only `files` is supported")
+        if key == "extensions.partialclone":
+            raise UnsupportedRepository("it is a partial clone: fetch everything first (git fetch --refetch)")
+        if key in _CARRIED and value.isalnum():  # a value with a line break could bring a section of its own
+            section, name = key.split(".")
+            lines += [f"[{section}]", f"{name} = {value}"]
+    return "\n".join([*lines, "[core]", f"repositoryformatversion = {version}", ""])
+
+
+def _read_config(git_dir: Path) -> list[tuple[str, str]]:
+    # Reading a file as data runs nothing of it: no includes, no git directory around it.
+    done = subprocess.run(
+        ["git", "config", "--no-includes", "-z", "--list", "-f", str(git_dir / "config")],
+        cwd="/",
+        env=_ENV,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    entries = done.stdout.decode("utf-8", "replace").split("\0")
+    return [(key, value) for key, _, value in (entry.partition("\n") for entry in entries if entry)]

@@ -1,0 +1,63 @@
+"""The data folder: the only module that knows where things lie in it.
+
+    worktrees/<key>/            a task's worktree (a shared clone)
+    worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
+    runs/<key>/                 a task's bulk: task.json, turns/, gates/, reviews/, plan.md
+    repositories/<id>/          per repository: landing.lock, landing.json, slots/, gate results
+    temporal/                   the development server's database and log
+    workers/                    which worker process runs which activities, to recover after a kill
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+
+def default_home() -> Path:
+    """`MERGEWRIGHT_HOME`, else the platform's folder for user data."""
+    return Path(os.environ.get("MERGEWRIGHT_HOME") or platformdirs.user_data_dir("mergewright", appauthor=False))
+
+
+def safe_name(text: str) -> str:
+    """A name that is safe as one part of a path and of a ref; distinct texts give distinct names."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60] or "task"
+    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def task_key(task_id: str, run_id: str) -> str:
+    return f"{safe_name(task_id)}.{run_id[:8]}"
+
+
+@dataclass(frozen=True)
+class Home:
+    root: Path
+
+    def worktree(self, key: str) -> Path:
+        return self.root / "worktrees" / key
+
+    def worktree_lock(self, key: str) -> Path:
+        return self.root / "worktrees" / f"{key}.lock"
+
+    def run(self, key: str) -> Path:
+        return self.root / "runs" / key
+
+    def turn(self, key: str, turn: int, role: str) -> Path:
+        return self.run(key) / "turns" / f"{turn:03d}-{role}"
+
+    def repository(self, common_dir: Path) -> Path:
+        """By the real path of the git directory, not of the checkout that named it."""
+        return self.root / "repositories" / hashlib.sha256(os.fsencode(common_dir.resolve())).hexdigest()[:16]
+
+    @property
+    def temporal(self) -> Path:
+        return self.root / "temporal"
+
+    @property
+    def workers(self) -> Path:
+        return self.root / "workers"
