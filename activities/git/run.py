@@ -14,7 +14,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+
+from activities.git.locks import PACKED_STALE_SECONDS, outwait
 
 IDENTITY = ("mergewright", "mergewright@localhost")
 """Committer of what we commit ourselves."""
@@ -23,7 +26,8 @@ _FLAGS = (
     "-c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.commitGraph=false -c core.multiPackIndex=false "
     "-c gc.auto=0 -c maintenance.auto=false -c protocol.ext.allow=never -c core.attributesFile=/dev/null "
     "-c safe.bareRepository=explicit -c submodule.recurse=false -c fetch.fsckObjects=true "
-    "-c transfer.fsckObjects=true -c commit.gpgSign=false -c core.filesRefLockTimeout=2000 --no-pager"
+    "-c transfer.fsckObjects=true -c commit.gpgSign=false -c core.filesRefLockTimeout=2000 "
+    "-c core.packedRefsTimeout=10000 --no-pager"
 ).split()
 
 _ENV = {
@@ -58,6 +62,10 @@ _CARRIED = {
     "core.sparsecheckoutcone",
     "extensions.objectformat",
 }
+
+
+# What says where the user's and the system's config are.
+_USERS_CONFIG = {"HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"}
 
 
 class GitError(Exception):
@@ -111,29 +119,64 @@ class Git:
         """True for exit 0, False for exit 1."""
         return self.run(*args, ok=(0, 1)).returncode == 0
 
+    def ok(self, *args: str) -> bool:
+        """True for exit 0, False for any other: also where what it is asked about is no object."""
+        return self.run(*args, ok=range(256)).returncode == 0
+
+    def update_refs(self, *commands: str) -> None:
+        """`update-ref --stdin` for refs under `refs/mergewright/`: all of them, or GitError and none.
+
+        Locks that a killed git has left in the way are removed. A folder of refs goes with its last ref, also while
+        another process puts one into it: then once more. Git itself gives up after three times.
+        """
+        for command in commands:
+            outwait(self.git_dir / f"{command.split()[1]}.lock")
+        if any(command.startswith("delete ") for command in commands):
+            outwait((self.git_dir / "packed-refs").resolve().with_name("packed-refs.lock"), stale=PACKED_STALE_SECONDS)
+        for last in (*[False] * 9, True):
+            try:
+                self("update-ref", "--stdin", stdin="".join(f"{command}\n" for command in commands).encode())
+                return
+            except GitError as error:
+                if last or "No such file or directory" not in error.stderr:
+                    raise
+
     def holding(self, *fds: int) -> Git:
         return replace(self, fds=(*self.fds, *fds))
 
 
 @contextmanager
 def shadow(
-    git_dir: Path, *, work_tree: Path | None = None, index: Path | None = None, head: str = "ref: refs/mergewright/none"
+    git_dir: Path,
+    *,
+    work_tree: Path | None = None,
+    index: Path | None = None,
+    own_dir: Path | None = None,
+    sparse: bool = True,
+    head: str = "ref: refs/mergewright/none",
 ) -> Iterator[Git]:
     """A git that works on `git_dir` (a common git directory: not a linked worktree's own).
 
-    `work_tree` and `index` together let it read and write a checkout. `head` is what HEAD says in the shadow;
-    the real HEAD is neither read nor locked.
+    `work_tree` and `index` together let it read and write a checkout, as its user's settings say (line ends,
+    sparse checkout); a linked worktree has settings of its own in `own_dir`. A checkout of ours is whole, however
+    the user's is: `sparse=False`. `head` is what HEAD says in the shadow; the real HEAD is neither read nor locked.
     """
     with tempfile.TemporaryDirectory(prefix="mergewright-git-") as made:
         directory = Path(made)
-        (directory / "config").write_text(_config(git_dir))
+        config = _config(git_dir, own_dir or git_dir, checkout=work_tree is not None)
+        (directory / "config").write_text(config if sparse else f"{config}[core]\nsparsecheckout = false\n")
         (directory / "HEAD").write_text(head + "\n")
-        (directory / "logs").mkdir()
         (directory / "info").mkdir()
-        if work_tree is not None and (sparse := git_dir / "info" / "sparse-checkout").is_file():
-            (directory / "info" / "sparse-checkout").write_bytes(sparse.read_bytes())
-        for name in ("objects", "refs", "packed-refs", "logs/refs", "shallow"):
+        if work_tree is not None:
+            # The attributes may name drivers; none of them is defined here.
+            for source in (git_dir / "info" / "attributes", (own_dir or git_dir) / "info" / "sparse-checkout"):
+                if source.is_file():
+                    (directory / "info" / source.name).write_bytes(source.read_bytes())
+        (directory / "logs").mkdir()
+        for name in ("objects", "refs", "packed-refs", "shallow"):
             (directory / name).symlink_to(git_dir / name)
+        if (git_dir / "logs" / "refs").is_dir():  # a bare repository keeps none, and a dangling link is an error
+            (directory / "logs" / "refs").symlink_to(git_dir / "logs" / "refs")
         env = {}
         if work_tree is not None:
             env["GIT_WORK_TREE"] = str(work_tree)
@@ -146,7 +189,7 @@ class UnsupportedRepository(Exception):
     """The repository uses something that we cannot handle safely; the message says what."""
 
 
-def _config(git_dir: Path) -> str:
+def _config(git_dir: Path, own_dir: Path, *, checkout: bool) -> str:
     lines = [
         "[core]",
         "bare = false",
@@ -160,7 +203,12 @@ def _config(git_dir: Path) -> str:
         f"email = {IDENTITY[1]}",
     ]
     version = "0"
-    for key, value in _read_config(git_dir):
+    entries = _read_config(git_dir / "config")
+    if dict(entries).get("extensions.worktreeconfig", "").lower() in ("true", "yes", "on", "1"):
+        entries += _read_config(own_dir / "config.worktree")
+    if checkout:
+        entries = _read_config(None) + entries
+    for key, value in entries:
         if key == "core.repositoryformatversion":
             version = value
         if key == "extensions.refstorage" and value != "files":
@@ -173,15 +221,46 @@ def _config(git_dir: Path) -> str:
     return "\n".join([*lines, "[core]", f"repositoryformatversion = {version}", ""])
 
 
-def _read_config(git_dir: Path) -> list[tuple[str, str]]:
+def _read_config(file: Path | None) -> list[tuple[str, str]]:
+    """The entries of one config file; None: the system's and the user's own."""
+    users = {name: os.environ[name] for name in sorted(_USERS_CONFIG & os.environ.keys())}
+    files = [file] if file else _users_files(users)
+    return list(_parse(file, tuple(users.items()), tuple(map(_signature, files))))
+
+
+def _users_files(users: dict[str, str]) -> list[Path]:
+    home = Path(users.get("HOME", "/nonexistent"))
+    system = users.get("GIT_CONFIG_SYSTEM", "/etc/gitconfig")
+    own = [users.get("XDG_CONFIG_HOME") or str(home / ".config"), "git/config"]
+    one = users.get("GIT_CONFIG_GLOBAL")
+    return [Path(system), *([Path(one)] if one is not None else [Path(*own), home / ".gitconfig"])]
+
+
+def _signature(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@lru_cache(maxsize=256)
+def _parse(
+    file: Path | None, users: tuple[tuple[str, str], ...], _signatures: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[str, str], ...]:
+    """Read once for each state of the files: most commands would else need one more process."""
     # Reading a file as data runs nothing of it: no includes, no git directory around it.
     done = subprocess.run(
-        ["git", "config", "--no-includes", "-z", "--list", "-f", str(git_dir / "config")],
+        ["git", "config", "--no-includes", "-z", "--list", *(("-f", str(file)) if file else ())],
         cwd="/",
-        env=_ENV,
+        env={"PATH": _ENV["PATH"], "GIT_DIR": "/dev/null", **(_ENV if file else dict(users))},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
     )
     entries = done.stdout.decode("utf-8", "replace").split("\0")
-    return [(key, value) for key, _, value in (entry.partition("\n") for entry in entries if entry)]
+    # A key without a value ("[core] autocrlf") has no line break: git takes it as true.
+    return tuple(
+        (key, value if valued else "true")
+        for key, valued, value in (entry.partition("\n") for entry in entries if entry)
+    )

@@ -1,0 +1,109 @@
+"""Gate slots: warm checkouts in which the merge queue's gates run, each exactly one commit.
+
+Switching a slot costs what differs, not a whole checkout. Whatever a former gate left is gone: tracked files are as
+in the commit, everything else is deleted, ignored files too. The index that decides this lies beside the tree, where
+no gate writes; the `.git` in the tree is made anew for every run, for the gate's own use (`git describe`,
+`git status`), and never read by us.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from activities.git.clone import delete, make
+from activities.git.repository import Repository
+from activities.git.run import Git, GitError, shadow
+
+
+class NoSlotFree(Exception):
+    """All slots are taken: more gates were started than there are slots."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    number: int
+    folder: Path
+    """Holds `tree`, `index` and `lock`; nothing in it but `tree` is for a gate."""
+    lock: int
+    """File descriptor: a process that inherits it keeps the slot taken for as long as it lives."""
+
+    @property
+    def tree(self) -> Path:
+        return self.folder / "tree"
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index"
+
+
+@contextmanager
+def take(slots: Path, count: int) -> Iterator[Slot]:
+    """The first of the folders `slots/0` … `slots/<count - 1>` that nobody holds. Raises NoSlotFree at once."""
+    for number in range(count):
+        folder = slots / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield Slot(number, folder, lock)
+            return
+        finally:
+            os.close(lock)
+    raise NoSlotFree(f"all {count} slots in {slots} are taken")
+
+
+def checkout(slot: Slot, repository: Repository, commit: str, origin: tuple[str, str] | None = None) -> Path:
+    """Makes the slot's tree exactly `commit`, and returns it. `origin`: full ref and sha of a branch that
+    `origin/<branch>` shows in the tree, as it does in a task's worktree.
+
+    To be called by who holds the slot, when no process of a former gate lives. A second run does the same again.
+    """
+    refs = {f"refs/remotes/origin/{origin[0].removeprefix('refs/heads/')}": origin[1]} if origin else {}
+    slot.tree.mkdir(exist_ok=True)
+    with shadow(repository.common_dir, work_tree=slot.tree, index=slot.index, sparse=False) as git:
+        git = git.holding(slot.lock)  # one that outlives a killed worker keeps the slot taken
+        commit = git("rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
+        try:
+            _switch(slot, git, commit)
+        except (GitError, OSError):  # the gate took away our right to tidy up: from nothing, then
+            for name in ("tree", "index"):
+                delete(slot.folder / name)
+            slot.tree.mkdir()
+            _switch(slot, git, commit)
+        make(slot.tree / ".git", repository, git, head=commit, refs=refs)
+        shutil.copy2(slot.index, slot.tree / ".git" / "index")
+    return slot.tree
+
+
+def _switch(slot: Slot, git: Git, commit: str) -> None:
+    delete(slot.folder / "index.lock")
+    for folder, folders, files in os.walk(slot.tree):
+        for name in (*folders, *files):
+            if name.lower() == ".git":  # `git clean` overlooks those below tracked folders
+                delete(Path(folder, name))
+        folders[:] = [name for name in folders if name.lower() != ".git"]
+        for name in folders:
+            _let_write(Path(folder, name))
+    git("read-tree", "--reset", "-u", commit)
+    for line in git.run("ls-files", "-z", "--stage").stdout.split(b"\0"):
+        if line.startswith(b"160000 "):  # a submodule that a former gate filled
+            link = slot.tree / os.fsdecode(line.partition(b"\t")[2])
+            delete(link)
+            link.mkdir()
+    git("clean", "-q", "-ffdx")
+
+
+def _let_write(folder: Path) -> None:
+    mode = folder.lstat().st_mode
+    if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
+        folder.chmod(mode | stat.S_IRWXU)

@@ -1,0 +1,69 @@
+"""Lands in a process of its own that kills itself with SIGKILL just before its n-th step that has an effect.
+
+Run as `python -m tests.git.crash`. A line of JSON in, {"repo", "folder", "candidate", "base", "tip", "step"}; a line
+out: {"steps": n} when it came to the end in n steps, {"killed": what} when step `step` was `what`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from activities.contracts import Candidate
+from activities.git.landing import land
+from activities.git.repository import open_repository
+
+_EFFECTS = {"os.rename", "os.remove", "os.symlink", "os.rmdir", "shutil.copyfile", "subprocess.Popen"}
+_DIED = 99
+
+
+def main() -> None:
+    for line in sys.stdin:
+        asked = json.loads(line)
+        read, write = os.pipe()
+        if (child := os.fork()) == 0:
+            os.close(read)
+            _land(asked, write)
+        os.close(write)
+        with os.fdopen(read) as said:
+            steps = said.read().split("\n")[:-1]
+        _, status = os.waitpid(child, 0)
+        killed = os.WIFSIGNALED(status)
+        assert killed or os.waitstatus_to_exitcode(status) == 0, steps
+        print(json.dumps({"killed": steps[-1]} if killed else {"steps": len(steps)}), flush=True)
+
+
+def _land(asked: dict[str, str], write: int) -> None:
+    count = 0
+
+    def step(event: str, args: tuple[object, ...]) -> None:
+        nonlocal count
+        if event == "open":
+            effect = isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        else:
+            effect = event in _EFFECTS
+        what = str(args[:2])
+        if not effect or (event != "subprocess.Popen" and tempfile.gettempdir() in what):
+            return
+        os.write(write, f"{event} {what.rpartition('--no-pager')[2]}".replace("\n", " ").encode() + b"\n")
+        if count == asked["step"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    status = _DIED
+    with contextlib.suppress(Exception):
+        given = Candidate.model_validate(asked["candidate"])
+        repository = open_repository(asked["repo"])
+        sys.addaudithook(step)
+        land(repository, given, asked["base"], asked["tip"], Path(asked["folder"]))
+        status = 0
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
