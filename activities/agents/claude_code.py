@@ -1,0 +1,175 @@
+"""Runtime `claude-code`: Anthropic's `claude -p` with its stream of JSON events. Measured with 2.1.329.
+
+* The last event, `result`, tells how the turn ended. An API error is a `result` with subtype `success` and
+  `is_error`; the turn and budget limits are subtypes of their own and carry no text.
+* `total_cost_usd` and `modelUsage` are sums over the session, resumed turns and turns ended by SIGTERM included (one
+  ended by SIGKILL is lost from them), so a turn's share is the difference to the last report.
+* The process may outlive its `result` when a background task of the agent's lives on; such tasks are switched off.
+* Its own retries after 429, 5xx and 401 are cut to about 20 s: longer waits are the workflow's, which hold no slot.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from activities.agents.base import (
+    Launch,
+    Report,
+    Turn,
+    json_object,
+    last_words,
+    missing,
+    number,
+    one_line,
+    spent,
+    standing,
+    usage,
+    without_result,
+)
+from activities.contracts import AgentSpec, TurnEnd
+
+_LIMITED = {429, 529}
+_LOGIN = {401, 402, 403}
+_LOGIN_TEXTS = ("Not logged in", "Invalid API key", "Credit balance is too low", "spend limit", "/login")
+"""Said with no status, or with one that means something else as well: 400 for credit, 429 for a spend limit."""
+_NO_SESSION = ("No conversation found", "requires a valid session ID")
+
+
+class ClaudeCode:
+    name = "claude-code"
+    install = "npm install -g @anthropic-ai/claude-code"
+    login = "log in with `claude` on the worker's host, or set ANTHROPIC_API_KEY, and check the account's credit"
+    environment: tuple[str, ...] = ("ANTHROPIC_", "CLAUDE_")
+    """Of a cloud that serves the models (AWS_*, GOOGLE_*), the agent's own `env` must name what it may have."""
+
+    def problem(self, agent: AgentSpec, env: Mapping[str, str]) -> str | None:  # noqa: ARG002 (any spec will do)
+        return missing("claude", env, self.install)
+
+    def launch(self, turn: Turn) -> Launch:
+        system, stdin = standing(turn)
+        argv = "claude -p --output-format stream-json --verbose --dangerously-skip-permissions".split()
+        argv += ["--resume", turn.session] if turn.session else ["--session-id", turn.new_session]
+        argv += ["--max-turns", str(turn.agent.max_turns)]
+        if turn.agent.model:
+            argv += ["--model", turn.agent.model]
+        if turn.agent.reasoning:
+            argv += ["--effort", turn.agent.reasoning]
+        if turn.budget_usd is not None:
+            argv += ["--max-budget-usd", f"{turn.budget_usd:.6f}"]
+        if system:
+            argv += ["--append-system-prompt", system]
+        env = {
+            "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+            "CLAUDE_CODE_MAX_RETRIES": "5",
+            "DISABLE_AUTOUPDATER": "1",
+        }
+        if os.geteuid() == 0:  # else it refuses to skip permissions
+            env["IS_SANDBOX"] = "1"
+        return Launch(argv, env, stdin)
+
+    def reader(self, turn: Turn) -> ClaudeReader:
+        return ClaudeReader(turn)
+
+
+class ClaudeReader:
+    def __init__(self, turn: Turn, now: Callable[[], float] = time.time) -> None:
+        self.session: str | None = None
+        self.finished = False
+        self.last = ""
+        self._turn = turn
+        self._now = now
+        self._said = ""
+        self._result: dict[str, Any] = {}
+        self._resets_at: float | None = None
+        self._previous = turn.previous if turn.session else {}
+
+    def feed(self, line: str) -> None:
+        event = json_object(line)
+        if isinstance(session := event.get("session_id"), str):
+            self.session = session
+        match event.get("type"):
+            case "assistant":
+                self._assistant(event)
+            case "rate_limit_event":
+                info = _dict(event, "rate_limit_info")
+                rejected = info.get("status") == "rejected"
+                self._resets_at = number(info.get("resetsAt")) or None if rejected else None
+            case "system" if event.get("subtype") == "api_retry":
+                self.last = one_line(f"retries: {event.get('error')} ({event.get('error_status')})")
+            case "result":
+                self._result = event
+                self.finished = True
+
+    def _assistant(self, event: dict[str, Any]) -> None:
+        message = _dict(event, "message")
+        if message.get("model") == "<synthetic>":  # an API error in the agent's mouth
+            return
+        content = message.get("content")
+        for block in content if isinstance(content, list) else []:
+            match block:
+                case {"type": "text", "text": str(text)} if text.strip():
+                    self.last = one_line(text, 200)
+                    if event.get("parent_tool_use_id") is None:
+                        self._said = text
+                case {"type": "tool_use", "name": str(name), "input": dict(arguments)}:
+                    shown = next((value for value in arguments.values() if isinstance(value, str)), "")
+                    self.last = one_line(f"{name} {shown}", 200)
+
+    def report(self, exit_code: int | None, stderr: str) -> Report:
+        report = self._judge(exit_code, stderr)
+        report.session = None if report.end == "lost_session" else self.session
+        report.text = report.text or self._said
+        report.cumulative = self._cumulative() or self._previous
+        report.usage = usage(spent(report.cumulative, self._previous))
+        return report
+
+    def _judge(self, exit_code: int | None, stderr: str) -> Report:
+        result = self._result
+        if result.get("subtype") == "success" and not result.get("is_error"):
+            return Report("done", text=str(result.get("result") or ""))
+        errors = result.get("errors")
+        said = result.get("result") or "; ".join(map(str, errors if isinstance(errors, list) else []))
+        reason = one_line(said or result.get("subtype"), 400) if result else last_words(stderr)
+        if self._turn.session and any(text in reason for text in _NO_SESSION):
+            return Report("lost_session", reason=reason)
+        if not result:
+            return without_result(exit_code, stderr)
+        end = _end(result, reason)
+        if end == "login":
+            reason = f"{reason}: {ClaudeCode.login}"
+        wait = max(0.0, self._resets_at - self._now()) if end == "limited" and self._resets_at else None
+        return Report(end, reason=reason, retry_after_seconds=wait)
+
+    def _cumulative(self) -> dict[str, float]:
+        """Empty when nothing was counted, as before the first request of a session."""
+        models = [model for model in _dict(self._result, "modelUsage").values() if isinstance(model, dict)]
+        if not models:
+            return {}
+
+        def total(*keys: str) -> float:
+            return sum(number(model.get(key)) for model in models for key in keys)
+
+        return {
+            "cost_usd": number(self._result.get("total_cost_usd")),
+            "input_tokens": total("inputTokens", "cacheCreationInputTokens", "cacheReadInputTokens"),
+            "cached_tokens": total("cacheReadInputTokens"),
+            "output_tokens": total("outputTokens"),
+        }
+
+
+def _end(result: dict[str, Any], reason: str) -> TurnEnd:
+    """How a turn that went wrong is called."""
+    if result.get("subtype") in ("error_max_turns", "error_max_budget_usd"):
+        return "max_turns"
+    status = number(result.get("api_error_status"))
+    if status in _LOGIN or any(text in reason for text in _LOGIN_TEXTS):
+        return "login"
+    return "limited" if status in _LIMITED else "failed"
+
+
+def _dict(event: dict[str, Any], key: str) -> dict[str, Any]:
+    value = event.get(key)
+    return value if isinstance(value, dict) else {}

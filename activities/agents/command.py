@@ -1,0 +1,85 @@
+"""Runtime `command`: any program that follows a small contract of its own.
+
+The argv runs in the worktree with the prompt on standard input and `MERGEWRIGHT_TASK`, `MERGEWRIGHT_ROLE`,
+`MERGEWRIGHT_SESSION` (the same on resume) and `MERGEWRIGHT_TURN` in its environment. Its standard output is the
+final text. Exit 0 ended the turn; 75 is a rate limit (`retry-after: N` on a line of standard error gives seconds);
+77 is a missing login; anything else is a failure. It tells no cost and no tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from activities.agents.base import Launch, Report, Turn, last_words, one_line, standing, without_result
+from activities.contracts import AgentSpec
+
+_RETRY_AFTER = re.compile(r"^\s*retry-after:\s*(\d+(?:\.\d+)?)\s*$", re.IGNORECASE | re.MULTILINE)
+
+
+class Command:
+    name = "command"
+    install = "put it where `command` says, and make it executable"
+    login = "log the agent's program in"
+    environment: tuple[str, ...] = ()
+
+    def problem(self, agent: AgentSpec, env: Mapping[str, str]) -> str | None:
+        """A path relative to the worktree cannot be checked before there is one: that is no problem yet."""
+        program = agent.command[0]
+        if "/" in program:
+            if not Path(program).is_absolute() or os.access(program, os.X_OK):
+                return None
+        elif shutil.which(program, path=env.get("PATH", "")):
+            return None
+        return f"agent command {program} is missing or not executable: {self.install}"
+
+    def launch(self, turn: Turn) -> Launch:
+        _, stdin = standing(turn, limit=0)
+        env = {
+            "MERGEWRIGHT_TASK": turn.task_id,
+            "MERGEWRIGHT_ROLE": turn.role,
+            "MERGEWRIGHT_SESSION": _session(turn),
+            "MERGEWRIGHT_TURN": str(turn.number),
+        }
+        return Launch(list(turn.agent.command), env, stdin)
+
+    def reader(self, turn: Turn) -> CommandReader:
+        return CommandReader(_session(turn))
+
+
+class CommandReader:
+    def __init__(self, session: str) -> None:
+        self.session: str | None = session
+        self.finished = False
+        self.last = ""
+        self._lines: list[str] = []
+
+    def feed(self, line: str) -> None:
+        self._lines.append(line)
+        self.last = one_line(line, 200) or self.last
+
+    def report(self, exit_code: int | None, stderr: str) -> Report:
+        report = self._judge(exit_code, stderr)
+        report.text = "\n".join(self._lines)
+        report.session = self.session
+        return report
+
+    def _judge(self, exit_code: int | None, stderr: str) -> Report:
+        said = last_words(stderr) or f"exit {exit_code}"
+        match exit_code:
+            case 0:
+                return Report("done")
+            case os.EX_TEMPFAIL:
+                stated = _RETRY_AFTER.findall(stderr)
+                return Report("limited", reason=said, retry_after_seconds=float(stated[-1]) if stated else None)
+            case os.EX_NOPERM:
+                return Report("login", reason=f"{said}: {Command.login}")
+            case _:
+                return without_result(exit_code, stderr)
+
+
+def _session(turn: Turn) -> str:
+    return turn.session or turn.new_session
