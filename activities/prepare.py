@@ -1,0 +1,149 @@
+"""Make a task ready: check all that can be checked before money is spent, then make its worktree."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from temporalio import activity
+
+from activities.agents import UnknownRuntime, runtime
+from activities.contracts import (
+    AgentSpec,
+    GateSpec,
+    Prepared,
+    PrepareInput,
+    TaskInput,
+    TaskRef,
+    TaskSettings,
+    explain,
+)
+from activities.git.repository import Repository, RepositoryProblem, open_repository
+from activities.git.run import UnsupportedRepository
+from activities.git.worktree import create
+from activities.home import safe_name, task_key
+from activities.process import base_environment
+from activities.settle import settle
+from activities.site import Site, blocking, invalid, task_branch, write_model
+
+SETTINGS_FILE = "mergewright.toml"
+
+
+class PrepareActivities:
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    @activity.defn
+    async def prepare(self, given: PrepareInput) -> Prepared:
+        """A second run finds the worktree of the first. Raises InvalidTask, in one line, for what a user must mend."""
+        return await blocking(self._prepare, given)
+
+    def _prepare(self, given: PrepareInput) -> Prepared:
+        task = TaskInput.model_validate(given.task)
+        try:
+            repository = open_repository(task.repo)
+        except (RepositoryProblem, UnsupportedRepository) as problem:
+            invalid("repo", str(problem))
+        target = self._target(repository, task.target)
+        base = repository.tip(target)
+        settings = complete_settings(task, repository.read_file(base, SETTINGS_FILE))
+        if settings.target is not None and task.target is None:
+            target = self._target(repository, settings.target)
+            base = repository.tip(target)
+        self._check_agents(settings, repository, base)
+        for index, gate in enumerate(settings.gates):
+            check_gate(f"gates.{index}.command", gate)
+
+        key = task_key(given.task_id, given.run_id)
+        ref = TaskRef(task_id=given.task_id, key=key, repo=str(repository.path), target=target)
+        self._clear_earlier_runs(ref)
+        worktree = create(repository, self.site.home.worktree(key), key, task_branch(given.task_id), base, target)
+        write_model(self.site.home.run(key) / "task.json", task.model_copy(update=dict(settings)))
+        write_model(self.site.home.run(key) / "ref.json", ref)
+        return Prepared(
+            ref=ref,
+            host=self.site.host,
+            worktree=str(worktree.path),
+            branch=worktree.branch,
+            base=worktree.base(),
+            settings=settings,
+        )
+
+    def _target(self, repository: Repository, name: str | None) -> str:
+        try:
+            return repository.default_branch() if name is None else repository.branch(name)
+        except RepositoryProblem as problem:
+            invalid("target", str(problem))
+
+    def _check_agents(self, settings: TaskSettings, repository: Repository, base: str) -> None:
+        named = {"agent": settings.agent, "resolver": settings.resolver}
+        named |= {f"reviewers.{index}": reviewer for index, reviewer in enumerate(settings.reviewers)}
+        for field, agent in named.items():
+            if agent is None:
+                continue
+            check_agent(field, agent)
+            for path in agent.prompts:
+                if repository.read_file(base, path) is None:
+                    invalid(f"{field}.prompts", f"{path} is not in the target branch: commit it, or correct the path")
+
+    def _clear_earlier_runs(self, ref: TaskRef) -> None:
+        """A workflow id has one live run: worktrees of others under this id are stale. Their work is saved first."""
+        for stale in (self.site.home.root / "worktrees").glob(f"{safe_name(ref.task_id)}.*"):
+            key = stale.name
+            if stale.is_dir() and key != ref.key:
+                settle(self.site.home, ref.model_copy(update={"key": key}), "replaced by a new run", None)
+
+
+def complete_settings(task: TaskInput, file: bytes | None) -> TaskSettings:
+    """The repository's settings with the task's own on top. Objects are merged per field, lists are replaced."""
+    own = task.model_dump(exclude_unset=True, include=set(TaskSettings.model_fields))
+    try:
+        defaults = tomllib.loads((file or b"").decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        invalid(SETTINGS_FILE, f"is not TOML: {error}")
+    for name in ("limits", "delivery"):
+        if isinstance(own.get(name), Mapping) and isinstance(defaults.get(name), Mapping):
+            own[name] = {**defaults[name], **own[name]}
+    merged: dict[str, Any] = {**defaults, **own}
+    try:
+        return TaskSettings.model_validate(merged)
+    except ValidationError as error:
+        invalid(SETTINGS_FILE, explain(error))
+
+
+def check_agent(field: str, agent: AgentSpec) -> None:
+    try:
+        found = runtime(agent.runtime)
+    except UnknownRuntime as unknown:
+        invalid(f"{field}.runtime", str(unknown))
+    environment = {**base_environment(found.environment), **agent.env}
+    if problem := found.problem(agent, environment):
+        invalid(field, problem)
+
+
+def check_gate(field: str, gate: GateSpec) -> None:
+    """Whether the command's program exists on this host. What a shell must first expand, or what lies in the
+    repository, is not judged: the agent may write it."""
+    try:
+        words = shlex.split(gate.command)
+    except ValueError as error:
+        invalid(field, f"the shell cannot read it: {error}")
+    program = next((word for word in words if "=" not in word), "")
+    if not program or any(char in program for char in "$`;|&<>(){}*?[]!\\~") or program in _SHELL_WORDS:
+        return
+    if "/" in program:
+        if program.startswith("/") and not shutil.which(program):
+            invalid(field, f"{program} is not an executable file on this host")
+        return
+    if not shutil.which(program, path=base_environment().get("PATH")):
+        invalid(field, f"{program}: command not found on this host; install it or correct the gate {gate.name!r}")
+
+
+_SHELL_WORDS = frozenset(
+    "if for while until case test [ [[ cd exit true false echo printf export set unset exec eval source . : time "
+    "command type ulimit umask trap wait read shift return local".split()
+)

@@ -1,0 +1,93 @@
+"""What one turn's agent is told: composed from templates, the run folder, and the task's worktree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from activities.contracts import TurnInput
+from activities.git.worktree import Worktree
+from activities.home import Home
+from activities.prompts import render
+from activities.site import read_json, short_ref
+
+EVIDENCE_BYTES = 3_000
+"""Of a gate's log, its end (FEATURES A11); the file is named beside it."""
+REVIEW_BYTES = 20_000
+DIFF_BYTES = 60_000
+"""A longer diff is given as a file: what a reviewer judges is never cut."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    system: str
+    text: str
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    path: str
+    text: str
+    cut: bool
+
+
+def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str], interrupted: bool) -> Prompt:
+    """The whole task for a new session; only what is new for a resumed one (FEATURES B4).
+
+    `commits`: what the target got since the last turn. `interrupted`: this very turn was begun once already.
+    """
+    task = read_json(home.run(given.ref.key) / "task.json")
+    target = short_ref(given.ref.target)
+    plan = Path(given.plan).read_text() if given.plan else ""
+    values: dict[str, Any] = {
+        "role": given.role,
+        "task_id": given.ref.task_id,
+        "target": target,
+        "title": task["title"],
+        "description": task["description"],
+        "acceptance": task["acceptance"],
+        "files": task["files"],
+        "gates": task["gates"],
+        "plan": plan,
+        "detail": given.detail,
+        "commit": given.commit or "",
+        "evidence": [_evidence(Path(path), given.ask) for path in given.evidence],
+        "messages": given.messages,
+        "commits": commits,
+        "prompts": _extra(given, worktree) if given.session is None else [],
+        **_diff(home, given, worktree),
+    }
+    asked = render(f"ask/{given.ask}", **values)
+    if interrupted:
+        asked = render("ask/interrupted", asked=asked)
+    parts = [] if given.session else [render("task", **values)]
+    if given.messages or commits:
+        parts.append(render("news", **values))
+    return Prompt(system=render("system", **values), text="\n".join([*parts, asked]))
+
+
+def _evidence(path: Path, ask: str) -> _Evidence:
+    limit = EVIDENCE_BYTES if ask == "gate_red" else REVIEW_BYTES
+    content = path.read_bytes() if path.exists() else b"(the file is gone)"
+    return _Evidence(str(path), content[-limit:].decode("utf-8", "replace").strip(), len(content) > limit)
+
+
+def _extra(given: TurnInput, worktree: Worktree) -> list[str]:
+    """The agent's own prompt files, as they are on the target now."""
+    repository = worktree.repository
+    found = (repository.read_file(repository.tip(given.ref.target), path) for path in given.agent.prompts)
+    return [content.decode("utf-8", "replace") for content in found if content is not None]
+
+
+def _diff(home: Home, given: TurnInput, worktree: Worktree) -> dict[str, str]:
+    if given.role != "reviewer" or given.commit is None:
+        return {"diff": "", "diff_file": ""}
+    repository = worktree.repository
+    target = repository.tip(given.ref.target)
+    diff = repository.diff(repository.merge_base(target, given.commit) or target, given.commit)
+    file = home.turn(given.ref.key, given.turn, given.role) / "diff.patch"
+    file.write_bytes(diff)
+    if len(diff) > DIFF_BYTES:
+        return {"diff": "", "diff_file": str(file)}
+    return {"diff": diff.decode("utf-8", "replace"), "diff_file": ""}

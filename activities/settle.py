@@ -1,0 +1,54 @@
+"""The end of a worktree: what did not land is saved under a ref, then the folder goes. In this order, always."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from activities.contracts import Settled, TaskRef
+from activities.git.repository import open_repository
+from activities.git.salvage import save
+from activities.git.worktree import Worktree
+from activities.home import Home
+from activities.site import task_branch, write_model
+
+
+class InUse(Exception):
+    """Something still works in the worktree."""
+
+
+def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None) -> Settled:
+    """Safe to run again: a worktree that is gone was settled, and what it saved is remembered in the run folder.
+
+    `landed_head`: the head whose work is on the target. Raises InUse while a process holds the worktree.
+    """
+    record = home.run(ref.key) / "settled.json"
+    path = home.worktree(ref.key)
+    settled = Settled.model_validate_json(record.read_text()) if record.exists() else None
+    if settled is not None and not path.exists():
+        return settled
+    with _fenced(home.worktree_lock(ref.key)):
+        worktree = Worktree(open_repository(ref.repo), path, ref.key, task_branch(ref.task_id), ref.target)
+        saved = save(worktree, task_id=ref.task_id, outcome=outcome, kept=landed_head) if path.exists() else None
+        if settled is None or saved is not None:
+            settled = Settled(salvage_ref=saved.ref if saved else None, salvaged_files=saved.files if saved else 0)
+            write_model(record, settled)
+        worktree.remove()
+    home.worktree_lock(ref.key).unlink(missing_ok=True)
+    return settled
+
+
+@contextmanager
+def _fenced(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InUse(f"{lock} is held: an agent or a gate has not ended yet") from None
+    finally:
+        os.close(held)

@@ -1,0 +1,110 @@
+"""What every activity has at hand: the data folder, the host's name, Temporal; and how blocking work is run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from pydantic import BaseModel
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+
+from activities.contracts import INVALID_TASK, TaskRef
+from activities.git.clone import WorktreeBroken
+from activities.git.repository import open_repository
+from activities.git.worktree import Worktree, rebuild
+from activities.home import Home, safe_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Site:
+    home: Home
+    host: str
+    task_queue: str
+    """The shared one; those of the host are named after it."""
+    client: Client
+
+
+def invalid(field: str, text: str) -> NoReturn:
+    """One line that names the field and the remedy; the workflow fails with it."""
+    raise ApplicationError(f"{field}: {text}", type=INVALID_TASK, non_retryable=True)
+
+
+async def blocking(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run it in a thread, to its end even when the activity is cancelled: nobody removes a worktree under it."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+def task_branch(task_id: str) -> str:
+    return f"mergewright/{safe_name(task_id)}"
+
+
+def worktree_of(home: Home, ref: TaskRef) -> Worktree:
+    """The task's worktree; made good from what was brought over last, should it be gone or broken."""
+    worktree = Worktree(
+        open_repository(ref.repo), home.worktree(ref.key), ref.key, task_branch(ref.task_id), ref.target
+    )
+    try:
+        worktree.clone.check()
+    except WorktreeBroken:
+        return rebuild(worktree.repository, worktree.path, ref.key, worktree.branch, ref.target)
+    return worktree
+
+
+def short_ref(ref: str) -> str:
+    return ref.removeprefix("refs/heads/")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """All of it or nothing, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(path.name + ".new")
+    with made.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    made.replace(path)
+
+
+def write_model(path: Path, model: BaseModel) -> None:
+    write_atomically(path, model.model_dump_json(indent=1))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """{} when there is none: these files are written whole, so one that is there is good."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# --- what an activity tells while it runs ----------------------------------------------------------
+
+_progress: ContextVar[dict[str, Any] | None] = ContextVar("progress", default=None)
+
+
+def progress() -> dict[str, Any]:
+    """Shown with the activity's heartbeats in the web UI. Whoever runs activities sets it (see `tracking`)."""
+    current = _progress.get()
+    return {} if current is None else current
+
+
+def tracking() -> dict[str, Any]:
+    current: dict[str, Any] = {}
+    _progress.set(current)
+    return current

@@ -1,0 +1,73 @@
+"""The task's worktree between turns: commit what was left, bring it up to date, and at the end save and remove it."""
+
+from __future__ import annotations
+
+from temporalio import activity
+
+from activities.contracts import Collected, CollectInput, Settled, SettleInput, UpdateBranchInput, UpdatedBranch
+from activities.git.history import subjects
+from activities.git.merging import start_merge, unresolved
+from activities.settle import settle
+from activities.site import Site, blocking, short_ref, worktree_of, write_atomically
+
+
+class WorksiteActivities:
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    @activity.defn
+    async def collect(self, given: CollectInput) -> Collected:
+        """Commit what the agent left (FEATURES A7), bring it over into the repository, and say what there is.
+
+        A merge whose conflicts are not resolved is left as it is. A second run finds the commit of the first.
+        """
+        return await blocking(self._collect, given)
+
+    def _collect(self, given: CollectInput) -> Collected:
+        worktree = worktree_of(self.site.home, given.ref)
+        repository = worktree.repository
+        target = worktree.refresh()
+        undecided = unresolved(worktree)
+        head = worktree.published() if undecided else worktree.commit_all(given.message)
+        base = repository.merge_base(target, head) or target
+        files = repository.changed_files(base, head)
+        return Collected(
+            head=head,
+            base=base,
+            changed=bool(files) or bool(undecided),
+            files=files[:50],
+            file_count=len(files),
+            merged_target=base == target,
+            unresolved=undecided,
+        )
+
+    @activity.defn
+    async def update_branch(self, given: UpdateBranchInput) -> UpdatedBranch:
+        """Merge the target in. On conflict the worktree holds the merge, and a report tells the resolver about it."""
+        return await blocking(self._update_branch, given)
+
+    def _update_branch(self, given: UpdateBranchInput) -> UpdatedBranch:
+        worktree = worktree_of(self.site.home, given.ref)
+        repository = worktree.repository
+        target, head = worktree.refresh(), worktree.published()
+        files = start_merge(worktree, target, given.message)
+        if not files:
+            return UpdatedBranch(clean=True, head=worktree.published(), target=target)
+        base = repository.merge_base(target, head) or target
+        name = short_ref(given.ref.target)
+        report = self.site.home.run(given.ref.key) / "conflicts" / f"{head[:12]}-{target[:12]}.md"
+        sections = {
+            "Files in conflict": files,
+            f"What {name} did since": subjects(repository, base, target),
+            "What this branch did": subjects(repository, base, head),
+            f"Files changed on {name}": repository.changed_files(base, target),
+            "Files changed on this branch": repository.changed_files(base, head),
+        }
+        text = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items())
+        write_atomically(report, text.encode("utf-8", "replace"))
+        return UpdatedBranch(clean=False, head=head, target=target, files=files, report=str(report))
+
+    @activity.defn
+    async def settle(self, given: SettleInput) -> Settled:
+        """Save what did not land, remove the worktree. A second run finds what the first one saved."""
+        return await blocking(settle, self.site.home, given.ref, given.outcome, given.landed_head)

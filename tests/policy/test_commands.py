@@ -1,0 +1,129 @@
+"""Which command is taken when, and that a refusal says what to do instead."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflows.policy.commands import MAX_TEXT, Situation, Verb, refusal
+
+PLAN = "3f5a9c0b7d21" + "e" * 52
+VERBS: tuple[Verb, ...] = get_args(Verb)
+
+verbs = st.sampled_from(VERBS)
+texts = st.text() | st.sampled_from(["", PLAN, PLAN[:12], "x" * MAX_TEXT, "x" * (MAX_TEXT + 1)])
+situations = st.builds(
+    Situation, ended=st.booleans(), blocked=st.booleans(), paused=st.booleans(), plan=st.sampled_from([None, PLAN])
+)
+live = situations.filter(lambda now: not now.ended)
+
+
+def at(*, ended: bool = False, blocked: bool = False, paused: bool = False, plan: str | None = None) -> Situation:
+    return Situation(ended=ended, blocked=blocked, paused=paused, plan=plan)
+
+
+def refused(now: Situation, verb: Verb, text: str = "") -> str:
+    why = refusal(now, verb, text)
+    assert why is not None
+    return why
+
+
+TOO_LONG = "the text has 16001 characters, at most 16000 are taken: put it into a file and name that"
+STALE = f"the plan has changed: it is {PLAN[:12]} now; read it with the query `plan`"
+
+
+@pytest.mark.parametrize(
+    ("now", "verb", "text", "why"),
+    [
+        (at(ended=True), "abandon", "", "the task has ended"),
+        (at(), "approve_plan", "", "no plan waits for approval"),
+        (at(), "approve_plan", PLAN, "no plan waits for approval"),
+        (at(), "reject_plan", "", "no plan waits for approval"),
+        (at(plan=PLAN), "approve_plan", "0123456789ab", STALE),
+        (at(), "send_message", "", "send_message needs a text: --input '\"what to tell the agent\"'"),
+        (at(), "send_message", "x" * 16_001, TOO_LONG),
+        (at(paused=True), "pause", "", "the task is paused already; `resume` goes on"),
+        (at(), "resume", "", "the task is not paused"),
+        (at(blocked=True), "resume", "", "the task is not paused; it is blocked: `continue_task` goes on"),
+        (at(), "continue_task", "", "the task is not blocked; `send_message` reaches the agent at its next turn"),
+    ],
+)
+def test_a_refusal_says_what_to_do_instead(now: Situation, verb: Verb, text: str, why: str) -> None:
+    assert refusal(now, verb, text) == why
+
+
+@given(situations, verbs, texts)
+def test_a_refusal_is_one_line(now: Situation, verb: Verb, text: str) -> None:
+    why = refusal(now, verb, text)
+    assert why is None or len(why.splitlines()) == 1
+
+
+@given(situations, verbs, texts)
+def test_after_its_end_a_task_takes_nothing(now: Situation, verb: Verb, text: str) -> None:
+    assert (refusal(now, verb, text) == "the task has ended") == now.ended
+
+
+@given(live)
+def test_a_plan_is_judged_only_while_it_waits(now: Situation) -> None:
+    for verb in ("approve_plan", "reject_plan"):
+        expected = "no plan waits for approval" if now.plan is None else None
+        assert refusal(now, verb, "") == expected
+
+
+@given(live.filter(lambda now: now.plan is not None), st.integers(1, len(PLAN)))
+def test_an_approval_may_name_the_hash_or_its_beginning(now: Situation, length: int) -> None:
+    assert refusal(now, "approve_plan", PLAN[:length]) is None
+
+
+@given(live.filter(lambda now: now.plan is not None), st.text(min_size=1, max_size=80))
+def test_an_approval_of_another_plan_is_refused(now: Situation, text: str) -> None:
+    why = refusal(now, "approve_plan", text)
+    assert (why is None) == PLAN.startswith(text)
+
+
+@given(st.text())
+def test_feedback_of_a_rejection_is_no_hash(text: str) -> None:
+    assert refusal(at(plan=PLAN), "reject_plan", text) is None
+
+
+@given(live, st.text(min_size=1, max_size=80))
+def test_a_message_is_always_taken(now: Situation, text: str) -> None:
+    assert refusal(now, "send_message", text) is None
+
+
+@given(live)
+def test_either_pause_or_resume_is_taken(now: Situation) -> None:
+    assert (refusal(now, "pause", "") is None) == (not now.paused)
+    assert (refusal(now, "resume", "") is None) == now.paused
+
+
+@given(live, st.text(max_size=80))
+def test_only_a_blocked_task_is_continued(now: Situation, text: str) -> None:
+    assert (refusal(now, "continue_task", text) is None) == now.blocked
+
+
+@given(live, st.text(max_size=80))
+def test_a_live_task_can_always_be_abandoned(now: Situation, text: str) -> None:
+    assert refusal(now, "abandon", text) is None
+
+
+def test_a_situation_is_a_value() -> None:
+    with pytest.raises(FrozenInstanceError):
+        at().paused = True  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_long_text_is_refused_with_a_remedy_and_not_repeated(verb: Verb) -> None:
+    paused = verb == "resume"
+    now = at(blocked=True, paused=paused, plan=PLAN if verb == "reject_plan" else None)
+    why = refused(now, verb, "y" * (MAX_TEXT + 1))
+    assert str(MAX_TEXT) in why
+    assert str(MAX_TEXT + 1) in why
+    assert "file" in why
+    assert "yyy" not in why
+    if verb != "approve_plan":
+        assert refusal(now, verb, "y" * MAX_TEXT) is None

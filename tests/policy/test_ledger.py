@@ -1,0 +1,120 @@
+"""What a task used is added up once, by who used it."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from activities.contracts import AgentSpec, Role, TurnEnd, TurnResult, Usage
+from workflows.contracts import Seconds, TurnRecord
+from workflows.ledger import Ledger
+
+AGENT = AgentSpec(runtime="codex", model="gpt-5.5")
+BUCKETS = {"planner": "agent", "executor": "agent", "reviewer": "review", "fixer": "fix", "resolver": "resolve"}
+
+roles = st.sampled_from(get_args(Role))
+seconds = st.floats(0, 10_000)
+usages = st.builds(
+    Usage,
+    cost_usd=st.floats(0, 100),
+    input_tokens=st.integers(0, 10**9),
+    cached_tokens=st.integers(0, 10**9),
+    output_tokens=st.integers(0, 10**9),
+)
+results = st.builds(
+    TurnResult, end=st.sampled_from(get_args(TurnEnd)), usage=usages, seconds=seconds, waited_seconds=seconds
+)
+
+
+def parts(found: Seconds) -> float:
+    return sum(found.model_dump(exclude={"total"}).values())
+
+
+def test_a_turn_is_recorded_as_it_ended() -> None:
+    ledger = Ledger()
+    usage = Usage(cost_usd=0.5, input_tokens=10, cached_tokens=4, output_tokens=3)
+    ledger.record(7, "fixer", AGENT, TurnResult(end="timeout", usage=usage, seconds=12.5, waited_seconds=3.0))
+    assert ledger.turns == [
+        TurnRecord(turn=7, role="fixer", agent="codex (gpt-5.5)", end="timeout", usage=usage, seconds=12.5)
+    ]
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+def test_every_role_has_its_own_time_and_waiting_is_nobodys(role: Role) -> None:
+    ledger = Ledger(started=100.0)
+    ledger.record(1, role, AGENT, TurnResult(end="done", seconds=5.0, waited_seconds=2.0))
+    expected: dict[str, Any] = {BUCKETS[role]: 5.0}
+    assert ledger.seconds(110.0) == Seconds(**expected, waiting=2.0, own=3.0, total=10.0)
+
+
+def test_planning_and_working_are_one_agents_time() -> None:
+    ledger = Ledger(started=100.0)
+    for role in get_args(Role):
+        ledger.record(1, role, AGENT, TurnResult(end="done", seconds=1.0))
+    assert ledger.seconds(105.0) == Seconds(agent=2.0, review=1.0, fix=1.0, resolve=1.0, total=5.0)
+
+
+@given(st.lists(st.tuples(roles, results), max_size=20))
+def test_usage_and_agents_time_are_the_sums_over_all_turns(given_turns: list[tuple[Role, TurnResult]]) -> None:
+    """Whoever took them and however they ended: a failed turn costs money too. Waiting is no agent's time."""
+    ledger = Ledger()
+    for number, (role, result) in enumerate(given_turns, 1):
+        ledger.record(number, role, AGENT, result)
+    used = [result.usage for _, result in given_turns]
+    assert ledger.usage.cost_usd == pytest.approx(sum(usage.cost_usd for usage in used))
+    assert ledger.usage.input_tokens == sum(usage.input_tokens for usage in used)
+    assert ledger.usage.cached_tokens == sum(usage.cached_tokens for usage in used)
+    assert ledger.usage.output_tokens == sum(usage.output_tokens for usage in used)
+    assert ledger.tokens == ledger.usage.input_tokens + ledger.usage.output_tokens
+    assert ledger.agent_seconds == pytest.approx(sum(result.seconds for _, result in given_turns))
+    assert [record.turn for record in ledger.turns] == list(range(1, len(given_turns) + 1))
+
+
+@pytest.mark.parametrize(
+    ("end", "count"),
+    [("done", 1), ("max_turns", 1), ("timeout", 1), ("failed", 1), ("limited", 0), ("login", 0), ("lost_session", 0)],
+)
+def test_a_refused_turn_is_none(end: TurnEnd, count: int) -> None:
+    ledger = Ledger()
+    ledger.record(1, "executor", AGENT, TurnResult(end=end))
+    assert ledger.turn_count == count
+
+
+def test_seconds_of_one_kind_add_up() -> None:
+    ledger = Ledger(started=100.0)
+    ledger.add("gates", 1.5)
+    ledger.add("gates", 2.0)
+    ledger.add("queue", 0.25)
+    assert ledger.seconds(110.0) == Seconds(gates=3.5, queue=0.25, own=6.25, total=10.0)
+
+
+def test_before_it_started_a_task_took_no_time() -> None:
+    assert Ledger().seconds(1.7e9) == Seconds()
+
+
+@given(st.lists(st.tuples(roles, results), max_size=5), seconds)
+def test_our_own_time_is_what_is_left_over_and_never_negative(
+    given_turns: list[tuple[Role, TurnResult]], elapsed: float
+) -> None:
+    ledger = Ledger(started=1.7e9)
+    for role, result in given_turns:
+        ledger.record(1, role, AGENT, result)
+    found = ledger.seconds(1.7e9 + elapsed)
+    measured = parts(found) - found.own
+    assert found.total == pytest.approx(elapsed, abs=0.002)
+    assert found.own == pytest.approx(max(elapsed - measured, 0.0), abs=0.02)
+
+
+def test_seconds_are_told_in_milliseconds() -> None:
+    ledger = Ledger(started=100.0)
+    ledger.add("gates", 1 / 3)
+    assert ledger.seconds(101.23456) == Seconds(gates=0.333, own=0.901, total=1.235)
+
+
+def test_two_tasks_share_nothing() -> None:
+    one, other = Ledger(), Ledger()
+    one.record(1, "executor", AGENT, TurnResult(end="done", usage=Usage(cost_usd=1), seconds=1.0))
+    assert (other.turns, other.usage, other.spent) == ([], Usage(), {})

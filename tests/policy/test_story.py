@@ -1,0 +1,242 @@
+"""The story is Markdown that says all, and nothing that others wrote becomes markup in it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt  # comes with rich
+
+from activities.contracts import Usage
+from tests.policy.test_queue import candidate
+from workflows.contracts import Blocked, BlockedReason, QueueEntry, QueueStatus, Stage, TaskStatus, TurnRecord
+from workflows.story import queue_story, task_story
+
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+NASTY = [
+    "# heading", "a\n# b", "a\n\n# b", "*b*", "_i_", "**b**", "`c`", "``", "[l](http://x)", "![i](http://x)",
+    "<b>x</b>", "<script>", "a\n---", "a\n===", "~~~", "~~~~~", "a\n~~~\n# b", "~~\x0b~", "```\n# b", "| a | b |",
+    "a|b", "- x", "1. x", "\\", "\\*b*", "&lt;", "> q", "    code", "\u2028# b", "{{ x }}", "Ünï€",
+]  # fmt: skip
+
+foreign = st.sampled_from(NASTY) | st.text(max_size=30).map(lambda text: text.replace("\r", ""))
+
+
+def status(**more: Any) -> TaskStatus:
+    fixed: dict[str, Any] = {"task_id": "task-42", "title": "Fix login", "stage": Stage.WORK}
+    return TaskStatus(**(fixed | more))
+
+
+def record(turn: int, **more: Any) -> TurnRecord:
+    fixed: dict[str, Any] = {"role": "executor", "agent": "codex (gpt-5.5)", "end": "done", "seconds": 1.26}
+    return TurnRecord(turn=turn, usage=Usage(cost_usd=0.12345), **(fixed | more))
+
+
+def queue_status(**more: Any) -> QueueStatus:
+    fixed: dict[str, Any] = {"repo": "/src/app", "target": "refs/heads/main", "paused": False, "entries": []}
+    return QueueStatus(**(fixed | {"landed": 3, "ejected": 1, "last": []} | more))
+
+
+def shape(story: str) -> list[str]:
+    """Every element of the rendered story, without its text."""
+    found = []
+    for token in MARKDOWN.parse(story):
+        children = [child.type for child in token.children or [] if child.type not in ("text", "text_special")]
+        found += [token.type, *children]
+    return found
+
+
+def code(story: str) -> list[str]:
+    return [token.content.rstrip("\n") for token in MARKDOWN.parse(story) if token.type == "fence"]
+
+
+def text(story: str) -> str:
+    """All that a reader sees outside of code blocks."""
+    shown = (child.content for token in MARKDOWN.parse(story) for child in token.children or [])
+    return "\n".join(shown)
+
+
+# --- a task's story ----------------------------------------------------------------------------------
+
+
+def test_title_stage_and_figures() -> None:
+    found = status(turns=4, review_rounds=2, gate_failures=1, cost_usd=1.234, tokens=5678)
+    assert task_story(found, []) == (
+        "### Fix login\n\n**work**\n\n4 turns · 2 review rounds · 1 red gates · $1.23 · 5678 tokens"
+    )
+
+
+WHOLE_STORY = """\
+### Fix \\*login\\* now
+
+**blocked**
+
+Blocked: **gates red**
+
+~~~
+red: test
+~ ~ ~
+~~~
+
+Waits for an operator
+
+```
+temporal workflow signal -w task-42 --name abandon
+```
+
+#### Plan
+
+~~~
+1. look
+~~~
+
+1 turns · 0 review rounds · 5 red gates · $0.12 · 0 tokens
+
+Saved work: `refs/mergewright/salvage/task-42/1`
+
+| turn | role | agent | end | seconds | cost |
+|---|---|---|---|---|---|
+| 1 | executor | codex (gpt-5.5) | done | 1.3 | $0.1235 |
+
+#### Ignored
+- signal a ignored
+- signal b ignored"""
+
+
+def test_the_whole_story() -> None:
+    found = status(
+        title="Fix *login*\nnow",
+        stage=Stage.BLOCKED,
+        blocked=Blocked(reason=BlockedReason.GATES_RED, text="red: test\n~~~"),
+        waiting_for="an operator",
+        next_command="temporal workflow signal -w task-42 --name abandon",
+        plan="1. look",
+        salvage_ref="refs/mergewright/salvage/task-42/1",
+        problems=["signal a ignored", "signal b ignored"],
+        **{"turns": 1, "gate_failures": 5, "cost_usd": 0.12345},
+    )
+    assert task_story(found, [record(1)]) == WHOLE_STORY
+
+
+def test_a_task_that_waits_says_for_what_and_how_to_move_it_on() -> None:
+    command = "temporal workflow signal -w task-42 --name approve_plan"
+    story = task_story(status(waiting_for="the approval of the plan", next_command=command), [])
+    assert "Waits for the approval of the plan" in text(story)
+    assert code(story) == [command]
+
+
+def test_a_blocked_task_says_why_with_the_evidence() -> None:
+    blocked = Blocked(reason=BlockedReason.GATES_RED, text="5 times: test\nassert 1 == 2")
+    story = task_story(status(stage=Stage.BLOCKED, blocked=blocked, reason="not this"), [])
+    assert "Blocked: " in text(story)
+    assert "gates red" in text(story)
+    assert code(story) == ["5 times: test\nassert 1 == 2"]
+
+
+def test_an_end_is_told_with_its_commit_its_reason_and_the_saved_work() -> None:
+    merged = text(task_story(status(stage=Stage.ENDED, outcome="merged", sha="0123456789abcdef"), []))
+    assert "merged\n as \n0123456789ab\n" in re.sub("\n+", "\n", merged)
+    assert "0123456789abc" not in merged
+    assert Stage.ENDED not in merged
+    ref = "refs/mergewright/salvage/task-42/1"
+    abandoned = task_story(status(outcome="abandoned", reason="by an operator", salvage_ref=ref), [])
+    assert "**abandoned**\n\n~~~\nby an operator\n~~~\n\n0 turns" in abandoned
+    assert f"Saved work: \n{ref}" in text(abandoned)
+
+
+def test_the_plan_is_shown_until_the_task_has_ended() -> None:
+    assert code(task_story(status(plan="1. look\n2. fix"), [])) == ["1. look\n2. fix"]
+    assert "Plan" in text(task_story(status(plan="1. look"), []))
+    assert "look" not in task_story(status(plan="1. look", outcome="merged"), [])
+
+
+def test_what_there_is_not_is_not_mentioned() -> None:
+    story = task_story(status(), [])
+    for word in ("Blocked", "Waits", "Plan", "Saved", "Ignored", "| turn", "~~~", "```"):
+        assert word not in story
+
+
+def test_the_last_twenty_turns_are_a_table() -> None:
+    story = task_story(status(), [record(number) for number in range(1, 31)])
+    assert shape(story).count("tr_open") == 1 + 20
+    rows = [line for line in story.splitlines() if line.startswith("| ")]
+    assert rows[0] == "| turn | role | agent | end | seconds | cost |"
+    assert rows[1] == "| 11 | executor | codex (gpt-5.5) | done | 1.3 | $0.1235 |"
+    assert rows[-1].startswith("| 30 |")
+
+
+def test_every_ignored_signal_is_listed() -> None:
+    story = task_story(status(problems=["signal aprove_plan ignored", "signal pause ignored"]), [])
+    assert shape(story).count("list_item_open") == 2
+    assert "signal aprove_plan ignored" in text(story)
+    assert "signal pause ignored" in text(story)
+
+
+@given(foreign, foreign, foreign, foreign)
+def test_no_text_of_others_changes_a_tasks_story(title: str, evidence: str, plan: str, problem: str) -> None:
+    def story(title: str, evidence: str, plan: str, problem: str) -> str:
+        blocked = Blocked(reason=BlockedReason.STUCK, text=evidence)
+        return task_story(status(title=title, blocked=blocked, plan=plan, problems=[f"signal {problem}"]), [record(1)])
+
+    assert shape(story(f"t {title}", evidence, f"p{plan}", problem)) == shape(story("t", "e", "p", "p"))
+
+
+@pytest.mark.parametrize("given_text", NASTY)
+def test_text_of_others_is_shown_as_it_is(given_text: str) -> None:
+    """But for white space in a heading, and entities, which Markdown resolves."""
+    if "&" not in given_text:
+        shown = text(task_story(status(title=f"x{given_text}"), []))
+        assert "".join(given_text.split()) in "".join(shown.split())
+    if "~~~" not in given_text and "\x0b" not in given_text and "\u2028" not in given_text:
+        assert code(task_story(status(reason=given_text), [])) == [given_text]
+
+
+@pytest.mark.xfail(strict=True, reason="_plain() knows \\n only; Markdown ends a line at \\r, too")
+def test_a_carriage_return_in_a_title_ends_no_line() -> None:
+    assert shape(task_story(status(title="t\r# b"), [])) == shape(task_story(status(title="t"), []))
+
+
+@pytest.mark.xfail(strict=True, reason="waiting_for is not escaped; from the queue's note it has names of files")
+@pytest.mark.parametrize("name", ["[a](http://x).py", "<b>.py", "a\n# b"])
+def test_names_of_files_in_the_way_are_shown_as_they_are(name: str) -> None:
+    assert shape(task_story(status(waiting_for=name), [])) == shape(task_story(status(waiting_for="a.py"), []))
+
+
+@pytest.mark.xfail(strict=True, reason="the agent's label is not escaped")
+def test_a_model_with_a_bar_in_its_name_makes_no_column() -> None:
+    nasty, plain = (task_story(status(), [record(1, agent=f"codex ({model})")]) for model in ("a|b", "ab"))
+    assert text(nasty) == text(plain).replace("ab", "a|b")
+
+
+# --- the merge queue's story -------------------------------------------------------------------------
+
+
+def test_an_empty_queue() -> None:
+    assert queue_story(queue_status()) == "### Merge queue of main\n\n`/src/app` · 3 landed · 1 sent back\n\nEmpty."
+
+
+def test_a_paused_queue_says_so() -> None:
+    assert "`/src/app` · **paused** · 3 landed" in queue_story(queue_status(paused=True))
+    assert "paused" not in queue_story(queue_status())
+
+
+def test_who_waits_in_what_order_and_why() -> None:
+    entries = [
+        QueueEntry(candidate=candidate("a", title="Fix login"), state="held", reason="app.py is in the way"),
+        QueueEntry(candidate=candidate("b", title="Add logout")),
+    ]
+    lines = queue_story(queue_status(entries=entries)).splitlines()
+    assert lines[-2] == "1. `task-a` Fix login: **held** app.py is in the way"
+    assert lines[-1].strip() == "2. `task-b` Add logout: **waiting**"
+
+
+@given(foreign, foreign)
+def test_no_text_of_others_changes_the_queues_story(title: str, reason: str) -> None:
+    def story(title: str, reason: str) -> str:
+        entries = [QueueEntry(candidate=candidate(op, title=title), state="held", reason=reason) for op in "ab"]
+        return queue_story(queue_status(entries=entries))
+
+    assert shape(story(f"t {title}", reason)) == shape(story("t", "r"))

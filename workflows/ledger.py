@@ -1,0 +1,58 @@
+"""What a task used so far: turns, tokens, money, seconds. The only place where they are added up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from activities.contracts import AgentSpec, Role, TurnResult, Usage
+from workflows.contracts import Seconds, TurnRecord
+
+_BUCKET: dict[Role, str] = {
+    "planner": "agent",
+    "executor": "agent",
+    "reviewer": "review",
+    "fixer": "fix",
+    "resolver": "resolve",
+}
+
+
+@dataclass
+class Ledger:
+    started: float = 0.0
+    """Seconds since the epoch."""
+    turns: list[TurnRecord] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def record(self, turn: int, role: Role, agent: AgentSpec, result: TurnResult) -> None:
+        self.turns.append(
+            TurnRecord(
+                turn=turn, role=role, agent=agent.label(), end=result.end, usage=result.usage, seconds=result.seconds
+            )
+        )
+        self.usage += result.usage
+        self.add(_BUCKET[role], result.seconds)
+        self.add("waiting", result.waited_seconds)
+
+    def add(self, bucket: str, seconds: float) -> None:
+        self.spent[bucket] = self.spent.get(bucket, 0.0) + seconds
+
+    @property
+    def turn_count(self) -> int:
+        """Turns in which an agent really worked: a refused one is none."""
+        return sum(record.end not in ("limited", "login", "lost_session") for record in self.turns)
+
+    @property
+    def agent_seconds(self) -> float:
+        return sum(record.seconds for record in self.turns)
+
+    @property
+    def tokens(self) -> int:
+        return self.usage.input_tokens + self.usage.output_tokens
+
+    def seconds(self, now: float) -> Seconds:
+        total = now - self.started if self.started else 0.0
+        own = max(total - sum(self.spent.values()), 0.0)
+        return Seconds(
+            **{name: round(value, 3) for name, value in self.spent.items()}, own=round(own, 3), total=round(total, 3)
+        )

@@ -1,0 +1,85 @@
+"""Task queues, time limits and retries of our activities: one place, so that they can be compared.
+
+A worker serves four task queues: the shared one (workflows, and `prepare`), and three of its own host, because a
+worktree is where it was made. The agents' and gates' queues hold as many activities at once as there are slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypedDict
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType
+
+from activities.contracts import INVALID_TASK, AgentSpec, GateSpec
+
+HEARTBEAT = timedelta(seconds=60)
+"""Every activity beats each 5 s; a minute of silence means that its worker is gone (research: temporal, section 3)."""
+
+# Our own trouble (a crash, a full disk) costs the user nothing, so it is tried again for long; but not for ever:
+# then the task is blocked with the reason.
+_RETRY = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2,
+    maximum_interval=timedelta(seconds=60),
+    maximum_attempts=20,
+    non_retryable_error_types=[INVALID_TASK],
+)
+
+
+class Options(TypedDict):
+    task_queue: str
+    start_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+    cancellation_type: ActivityCancellationType
+
+
+def work_queue(shared: str, host: str) -> str:
+    return f"{shared}@{host}"
+
+
+def agent_queue(shared: str, host: str) -> str:
+    return f"{shared}-agents@{host}"
+
+
+def gate_queue(shared: str, host: str) -> str:
+    return f"{shared}-gates@{host}"
+
+
+def _options(task_queue: str, longest: timedelta) -> Options:
+    return Options(
+        task_queue=task_queue,
+        start_to_close_timeout=longest,
+        heartbeat_timeout=HEARTBEAT,
+        retry_policy=_RETRY,
+        # What an activity had started (an agent, a git command) has ended when the workflow goes on.
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    )
+
+
+def prepare_options(shared: str) -> Options:
+    return _options(shared, timedelta(hours=1))
+
+
+def git_options(shared: str, host: str) -> Options:
+    return _options(work_queue(shared, host), timedelta(hours=1))
+
+
+def agent_options(shared: str, host: str, agent: AgentSpec) -> Options:
+    return _options(agent_queue(shared, host), timedelta(minutes=agent.turn_timeout_minutes + 10))
+
+
+def gate_options(shared: str, host: str, gates: Sequence[GateSpec]) -> Options:
+    longest = sum(gate.timeout_seconds for gate in gates)
+    return _options(gate_queue(shared, host), timedelta(seconds=longest, minutes=10))
+
+
+def retried(error: Any) -> str:
+    """The innermost message of a failed activity, in one line."""
+    while getattr(error, "cause", None) is not None:
+        error = error.cause
+    text = str(getattr(error, "message", "") or error).strip()
+    return text.splitlines()[-1] if text else type(error).__name__

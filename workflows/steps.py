@@ -1,0 +1,334 @@
+"""How a task's stages do things: one activity, one turn, one wait, one stop. And what the operator sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from activities.contracts import (
+        INVALID_TASK,
+        AgentSpec,
+        Ask,
+        Collected,
+        Prepared,
+        Role,
+        TaskInput,
+        TurnInput,
+        TurnResult,
+    )
+    from activities.turn import TurnActivities
+    from workflows import options
+    from workflows.contracts import (
+        Blocked,
+        BlockedReason,
+        MergeAnswer,
+        Outcome,
+        Stage,
+        TaskResult,
+        TaskStatus,
+        TurnRecord,
+    )
+    from workflows.ledger import Ledger
+    from workflows.operators import OperatorCommands
+    from workflows.policy import limits as budgets
+    from workflows.policy import turns
+    from workflows.policy.commands import Situation
+    from workflows.story import task_story
+
+G = TypeVar("G")
+R = TypeVar("R")
+
+
+class End(Exception):
+    """The task is over."""
+
+    def __init__(self, outcome: Outcome, reason: str = "") -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Todo:
+    """What an agent has to do next."""
+
+    role: Role
+    ask: Ask
+    detail: str = ""
+    evidence: list[str] = field(default_factory=list)
+
+
+def failure(result: TaskResult) -> ApplicationError:
+    """A task that ends as `failed` fails its workflow; the result is in the failure's details."""
+    saved = f"; its work is saved: git branch rescued {result.salvage_ref}" if result.salvage_ref else ""
+    return ApplicationError(f"{result.reason}{saved}", result, type="TaskFailed", non_retryable=True)
+
+
+class TaskSteps(OperatorCommands):
+    def __init__(self) -> None:
+        super().__init__()
+        self.task: TaskInput | None = None
+        self.title = ""
+        self.ledger = Ledger()
+        self.stage = Stage.PREPARE
+        self.waiting_for = ""
+        self.blocked: Blocked | None = None
+        self.prepared: Prepared | None = None
+        self.found: Collected | None = None
+        self.sessions: dict[str, str] = {}
+        self.plan_file = self.plan_digest = self.plan_said = ""
+        self.plan_waits = False
+        self.said = ""
+        self.turn_number = 0
+        self.review_rounds = self.gate_failures = self.merge_attempts = self.gate_runs = 0
+        self.budgets_granted = 1
+        self.reviews: list[str] = []
+        self.approved_head: str | None = None
+        self.approved_by: list[str] = []
+        self.answers: dict[str, MergeAnswer] = {}
+        self.landed: MergeAnswer | None = None
+        self.result: TaskResult | None = None
+
+    @property
+    def ready(self) -> Prepared:
+        assert self.prepared is not None, "before prepare"
+        return self.prepared
+
+    @property
+    def shared_queue(self) -> str:
+        return workflow.info().task_queue
+
+    # --- one activity ------------------------------------------------------------------------------
+
+    async def do(
+        self, activity: Callable[[Any, G], Awaitable[R]], given: G, with_options: options.Options, summary: str
+    ) -> R:
+        """Run it to its end. An abandoned task cancels it; our own trouble blocks the task, and is tried again."""
+        while True:
+            handle = workflow.start_activity_method(cast(Any, activity), given, summary=summary, **with_options)
+            try:
+                await workflow.wait_condition(lambda: handle.done() or self.abandoned)  # noqa: B023
+                if not handle.done():
+                    await _cancelled(handle)
+                    raise End("abandoned", "abandoned by an operator")
+                return cast(R, await handle)
+            except asyncio.CancelledError:
+                await _cancelled(handle)
+                raise
+            except ActivityError as error:
+                if isinstance(error.cause, ApplicationError) and error.cause.type == INVALID_TASK:
+                    raise error.cause from None
+                await self.block(BlockedReason.INFRASTRUCTURE, f"{error.activity_type}: {options.retried(error)}")
+
+    async def git(self, activity: Callable[[Any, G], Awaitable[R]], given: G, summary: str) -> R:
+        return await self.do(activity, given, options.git_options(self.shared_queue, self.ready.host), summary)
+
+    async def tell(self, workflow_id: str, signal: str, value: Any) -> None:
+        """Signal another workflow; one that is gone needs to be told nothing."""
+        try:
+            await workflow.get_external_workflow_handle(workflow_id).signal(signal, value)
+        except FailureError as error:
+            workflow.logger.warning("%s is not told %s: %s", workflow_id, signal, error)
+
+    # --- one turn ----------------------------------------------------------------------------------
+
+    def agent(self, role: Role) -> AgentSpec:
+        settings = self.ready.settings
+        return settings.resolver or settings.agent if role == "resolver" else settings.agent
+
+    def session_name(self, role: Role) -> str:
+        """Executor and fixer go on in one session, and so does the resolver where it is the same agent.
+
+        Not the planner: a session keeps its first standing instructions, and a planner's forbid to write.
+        """
+        if role == "planner" or (role == "resolver" and self.ready.settings.resolver):
+            return role
+        return "agent"
+
+    async def turn(self, todo: Todo, agent: AgentSpec, commit: str | None = None) -> TurnResult:
+        """One turn, when the task is neither paused nor over its budget. A reviewer's session is always new."""
+        await self._may_go_on()
+        ready = self.ready
+        judges = todo.role == "reviewer"
+        name = self.session_name(todo.role)
+        messages = [] if judges else list(self.messages)
+        self.turn_number += 1
+        session = None if judges else self.sessions.get(name)
+        given = TurnInput(
+            ref=ready.ref,
+            turn=self.turn_number,
+            role=todo.role,
+            agent=agent,
+            ask=todo.ask,
+            session=session,
+            messages=messages,
+            plan=self.plan_file,
+            detail=todo.detail,
+            evidence=todo.evidence,
+            commit=commit,
+            budget_usd=budgets.money_left(ready.settings.limits, self.ledger.usage, self.budgets_granted),
+        )
+        summary = f"{todo.role} turn {self.turn_number}: {todo.ask}, {agent.label()}" + (", resumed" if session else "")
+        slots = options.agent_options(self.shared_queue, ready.host, agent)
+        result = await self.do(TurnActivities.take_turn, given, slots, summary)
+        self.ledger.record(self.turn_number, todo.role, agent, result)
+        self.said = result.said or self.said
+        if result.session and not judges:
+            self.sessions[name] = result.session
+        if result.end in ("done", "max_turns", "timeout"):
+            self.messages = self.messages[len(messages) :]
+        self.show()
+        return result
+
+    async def _may_go_on(self) -> None:
+        if self.paused:
+            stage, self.stage = self.stage, Stage.PAUSED
+            await self.wait(lambda: not self.paused, None, "paused")
+            self.enter(stage)
+        limits = self.ready.settings.limits
+        while blocked := budgets.over_budget(
+            limits, self.ledger.usage, self.ledger.agent_seconds, self.budgets_granted
+        ):
+            await self.block(blocked.reason, blocked.text)
+            self.budgets_granted += 1
+
+    def fail_without_login(self, decision: turns.Block, todo: Todo) -> None:
+        """Nothing was done yet: a missing login is bad input, and is told at once. Later it is a reason to wait."""
+        if decision.reason is BlockedReason.LOGIN and not self.ledger.turn_count:
+            raise End("failed", f"agent: {self.agent(todo.role).runtime}: {decision.text}")
+
+    # --- one wait, one stop --------------------------------------------------------------------------
+
+    async def wait(self, condition: Callable[[], bool], patience: timedelta | None, summary: str) -> None:
+        """Until `condition`, or TimeoutError after `patience`; the time counts as waiting, not as ours."""
+        started = workflow.time()
+        self.show()
+        try:
+            await workflow.wait_condition(
+                lambda: condition() or self.abandoned, timeout=patience, timeout_summary=summary if patience else None
+            )
+        finally:
+            self.ledger.add("waiting", workflow.time() - started)
+        if self.abandoned:
+            raise End("abandoned", "abandoned by an operator")
+
+    async def wait_for_limit(self, wait: turns.Wait, agent: AgentSpec) -> None:
+        """A rate limit: a durable timer. It uses up nothing."""
+        stage = self.stage
+        until = workflow.now() + timedelta(seconds=wait.seconds)
+        said = "stated" if wait.stated else "back-off"
+        text = f"{agent.runtime} limited until {until:%H:%M:%S} UTC ({said})"
+        self.enter(Stage.LIMITED, f"the rate limit: {text}")
+        try:
+            await self.wait(lambda: False, timedelta(seconds=wait.seconds), text)
+        except TimeoutError:
+            self.enter(stage)
+
+    async def block(self, reason: BlockedReason, text: str) -> str:
+        """Stop and wait for `continue_task`; its text is returned. With `on_blocked: fail` the task ends instead."""
+        settings = self.prepared.settings if self.prepared else self.task
+        if settings is None or settings.on_blocked == "fail":
+            raise End("failed", f"{reason}: {text}")
+        stage = self.stage
+        self.blocked, self.continued = Blocked(reason=reason, text=text), None
+        self.enter(Stage.BLOCKED, "an operator")
+        workflow.logger.warning("blocked: %s: %s", reason, text)
+        try:
+            await self.wait(lambda: self.continued is not None, None, "blocked")
+        finally:
+            self.blocked = None
+        self.enter(stage)
+        return self.continued or ""
+
+    # --- what the operator sees ----------------------------------------------------------------------
+
+    def enter(self, stage: Stage, waiting_for: str = "") -> None:
+        if stage is not self.stage:
+            workflow.logger.info("stage: %s", stage)
+        self.stage, self.waiting_for = stage, waiting_for
+        self.show()
+
+    def show(self) -> None:
+        workflow.set_current_details(task_story(self.current_status(), self.ledger.turns))
+
+    def situation(self) -> Situation:
+        return Situation(
+            ended=self.stage in (Stage.SETTLE, Stage.ENDED),
+            blocked=self.blocked is not None,
+            paused=self.paused,
+            plan=self.plan_digest if self.plan_waits else None,
+        )
+
+    def plan_text(self) -> str:
+        return f"{self.plan_said}\n\nhash: {self.plan_digest}\nfile: {self.plan_file}" if self.plan_said else ""
+
+    def turn_records(self) -> list[TurnRecord]:
+        return self.ledger.turns
+
+    def _next_command(self) -> str:
+        signal = f"temporal workflow signal -w {workflow.info().workflow_id} --name"
+        if self.plan_waits:
+            return f"{signal} approve_plan    (or: {signal} reject_plan --input '\"what to change\"')"
+        if self.blocked is not None:
+            return f"{signal} continue_task --input '\"what to do\"'    (or: {signal} abandon)"
+        return f"{signal} resume" if self.paused else ""
+
+    def current_status(self) -> TaskStatus:
+        seconds = self.result.seconds if self.result else self.ledger.seconds(workflow.time())
+        return TaskStatus(
+            task_id=workflow.info().workflow_id,
+            title=self.title,
+            stage=self.stage,
+            waiting_for=self.waiting_for,
+            next_command=self._next_command(),
+            blocked=self.blocked,
+            paused=self.paused,
+            said=self.said,
+            plan=self.plan_said[:2000],
+            worktree=self.prepared.worktree if self.prepared else None,
+            branch=self.prepared.branch if self.prepared else None,
+            salvage_ref=self.result.salvage_ref if self.result else None,
+            turns=self.ledger.turn_count,
+            review_rounds=self.review_rounds,
+            gate_failures=self.gate_failures,
+            merge_attempts=self.merge_attempts,
+            cost_usd=self.ledger.usage.cost_usd,
+            tokens=self.ledger.tokens,
+            seconds=seconds,
+            undelivered_messages=self.messages,
+            problems=self.problems,
+            outcome=self.result.outcome if self.result else None,
+            sha=self.landed.sha if self.landed else None,
+            reason=self.result.reason if self.result else "",
+        )
+
+    def make_result(self, outcome: Outcome, reason: str, salvage_ref: str | None) -> TaskResult:
+        return TaskResult(
+            outcome=outcome,
+            sha=self.landed.sha if self.landed else None,
+            reason=reason,
+            branch=self.prepared.branch if self.prepared else None,
+            salvage_ref=salvage_ref,
+            turns=self.ledger.turn_count,
+            review_rounds=self.review_rounds,
+            cost_usd=round(self.ledger.usage.cost_usd, 6),
+            tokens=self.ledger.tokens,
+            seconds=self.ledger.seconds(workflow.time()),
+        )
+
+
+async def _cancelled(handle: workflow.ActivityHandle[Any]) -> None:
+    """Cancel an activity and wait until what it started has ended."""
+    handle.cancel()
+    try:
+        await handle
+    except (ActivityError, asyncio.CancelledError) as error:
+        if not is_cancelled_exception(error):
+            workflow.logger.warning("ended with an error while it was cancelled: %s", options.retried(error))

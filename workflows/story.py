@@ -1,0 +1,65 @@
+"""A task's own story in Markdown, for the web UI's current details. Pure: status in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workflows.contracts import QueueStatus, TaskStatus, TurnRecord
+
+
+def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
+    lines = [f"### {_plain(status.title)}", "", f"**{status.outcome or status.stage}**"]
+    if status.sha:
+        lines[-1] += f" as `{status.sha[:12]}`"
+    if status.blocked:
+        lines += ["", f"Blocked: **{status.blocked.reason}**", "", *_quoted(status.blocked.text)]
+    elif status.reason:
+        lines += ["", *_quoted(status.reason)]
+    if status.waiting_for:
+        lines += ["", f"Waits for {status.waiting_for}"]
+    if status.next_command:
+        lines += ["", "```", status.next_command, "```"]
+    if status.plan and not status.outcome:
+        lines += ["", "#### Plan", "", *_quoted(status.plan)]
+    lines += [
+        "",
+        f"{status.turns} turns · {status.review_rounds} review rounds · {status.gate_failures} red gates · "
+        f"${status.cost_usd:.2f} · {status.tokens} tokens",
+    ]
+    if status.salvage_ref:
+        lines += ["", f"Saved work: `{status.salvage_ref}`"]
+    if turns:
+        lines += ["", "| turn | role | agent | end | seconds | cost |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| {turn.turn} | {turn.role} | {turn.agent} | {turn.end} "
+            f"| {turn.seconds:.1f} | ${turn.usage.cost_usd:.4f} |"
+            for turn in turns[-20:]
+        ]
+    if status.problems:
+        lines += ["", "#### Ignored", *(f"- {_plain(problem)}" for problem in status.problems)]
+    return "\n".join(lines)
+
+
+def queue_story(status: QueueStatus) -> str:
+    lines = [
+        f"### Merge queue of {status.target.removeprefix('refs/heads/')}",
+        "",
+        f"`{status.repo}`{' · **paused**' if status.paused else ''} · {status.landed} landed "
+        f"· {status.ejected} sent back",
+        "",
+    ]
+    lines += [
+        f"{place}. `{entry.candidate.ref.task_id}` {_plain(entry.candidate.title)}: **{entry.state}** "
+        f"{_plain(entry.reason)}"
+        for place, entry in enumerate(status.entries, 1)
+    ] or ["Empty."]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text of others is shown as text: no markup of its own."""
+    return "".join("\\" + char if char in "\\`*_[]<>#|!" else char for char in text.replace("\n", " "))
+
+
+def _quoted(text: str) -> list[str]:
+    return ["~~~", *text.replace("~~~", "~ ~ ~").splitlines(), "~~~"]

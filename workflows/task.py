@@ -1,0 +1,330 @@
+"""One task, from its worktree to main.
+
+    prepare → plan (approval) → work ⇄ gates ⇄ review ⇄ merge queue → settle
+
+`run` is the list of stages. A stage returns None when the work passed it, or a `Todo`: what an agent has to do
+before the work comes by again. What ends the task is raised as `End`. Every rule that a reader may want to change
+is in `workflows.policy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.contracts import (
+        AgentSpec,
+        Collected,
+        CollectInput,
+        GatesInput,
+        PrepareInput,
+        SettleInput,
+        SubmitInput,
+        Submitted,
+        TaskInput,
+        TurnResult,
+        UpdateBranchInput,
+    )
+    from activities.gates import GateActivities
+    from activities.merging import MergeActivities
+    from activities.prepare import PrepareActivities
+    from activities.worksite import WorksiteActivities
+    from workflows import options
+    from workflows.contracts import BlockedReason, MergeAnswer, QueueNote, Stage, TaskResult
+    from workflows.policy import turns
+    from workflows.steps import End, TaskSteps, Todo, failure
+
+RESUBMIT_AFTER = timedelta(minutes=10)
+"""A task that has heard nothing from the merge queue asks again; the queue answers twice rather than never."""
+
+
+@workflow.defn
+class TaskWorkflow(TaskSteps):
+    @workflow.run
+    async def run(self, task: TaskInput) -> TaskResult:
+        self.task, self.title = task, task.title
+        self.ledger.started = workflow.time()
+        try:
+            await self._prepare(task)
+            await self._plan()
+            todo: Todo | None = Todo("executor", "start")
+            while self.landed is None:
+                if todo is not None:
+                    await self._work(todo)
+                todo = await self._verify() or await self._review() or await self._land()
+            end = End("merged")
+        except End as ended:
+            end = ended
+        except asyncio.CancelledError:
+            end = End("cancelled", "cancelled by an operator")
+        return await self._settle(end)
+
+    # --- stages ------------------------------------------------------------------------------------
+
+    async def _prepare(self, task: TaskInput) -> None:
+        info = workflow.info()
+        fields = task.model_dump(mode="json", exclude_unset=True)
+        given = PrepareInput(task_id=info.workflow_id, run_id=info.first_execution_run_id, task=fields)
+        shared = options.prepare_options(self.shared_queue)
+        self.prepared = await self.do(PrepareActivities.prepare, given, shared, "check the input, make the worktree")
+
+    async def _plan(self) -> None:
+        """Interactive tasks: no code before an operator has approved the plan."""
+        if not self.ready.settings.interactive:
+            return
+        todo = Todo("planner", "plan")
+        while True:
+            self.enter(Stage.PLAN)
+            result = await self._work(todo)
+            self.plan_file, self.plan_digest, self.plan_said = result.text, result.digest, result.said
+            verb, text = await self._decision()
+            if verb == "approve_plan":
+                return
+            if not text:
+                raise End("rejected", "the plan was rejected")
+            todo = Todo("planner", "revise_plan", text)
+
+    async def _decision(self) -> tuple[str, str]:
+        self.plan_answer, self.plan_waits = None, True
+        self.enter(Stage.APPROVAL, "the approval of the plan")
+        patience = timedelta(hours=self.ready.settings.plan_timeout_hours)
+        try:
+            await self.wait(lambda: self.plan_answer is not None, patience, "plan waits for approval")
+        except TimeoutError:
+            await self.block(BlockedReason.PLAN_TIMEOUT, f"no answer in {patience}")
+            return await self._decision()
+        finally:
+            self.plan_waits = False
+        assert self.plan_answer is not None
+        return self.plan_answer
+
+    async def _work(self, todo: Todo) -> TurnResult:
+        """The turn loop: until the agent says that it is done, or, for a planner, has written its plan."""
+        counters = turns.Counters()
+        agent = self.agent(todo.role)
+        while True:
+            self.enter(Stage.RESOLVE if todo.role == "resolver" else Stage.WORK)
+            commit = self.ready.base if todo.role == "planner" else None
+            result = await self.turn(todo, agent, commit)
+            if todo.role == "planner" and result.end == "done":
+                return result
+            counters, decision = turns.after_turn(
+                counters, result, self.ready.settings.limits, workflow.random().random()
+            )
+            match decision:
+                case turns.Verify():
+                    return result
+                case turns.Wait():
+                    await self.wait_for_limit(decision, agent)
+                case turns.Again(cold=True):
+                    self.sessions.pop(self.session_name(todo.role), None)
+                case turns.Again():
+                    todo = replace(todo, ask=decision.ask, detail=decision.detail, evidence=[])
+                case turns.Block():
+                    self.fail_without_login(decision, todo)
+                    text = await self.block(decision.reason, decision.text)
+                    counters = turns.Counters()
+                    if self.ledger.turn_count:
+                        todo = replace(todo, ask="continue", detail=text)
+
+    async def _verify(self) -> Todo | None:
+        """Rule 4: what there is counts, not what was claimed."""
+        self.enter(Stage.GATES)
+        ready = self.ready
+        given = CollectInput(ref=ready.ref, message=self.title)
+        found = await self.git(WorksiteActivities.collect, given, "commit and look at the work")
+        self.found = found
+        if not found.changed:
+            raise End("no-changes", "the agent said it was done and changed nothing")
+        if found.unresolved:
+            return await self._again_or_block(
+                Todo("resolver", "resolve", "conflict markers are left in " + ", ".join(found.unresolved[:10]))
+            )
+        if not ready.settings.gates:
+            return None
+        self.gate_runs += 1
+        gates = GatesInput(
+            ref=ready.ref, gates=ready.settings.gates, commit=found.head, where="worktree", number=self.gate_runs
+        )
+        slots = options.gate_options(self.shared_queue, ready.host, ready.settings.gates)
+        summary = "gates: " + ", ".join(gate.name for gate in ready.settings.gates)
+        ran = await self.do(GateActivities.run_gates, gates, slots, summary)
+        self.ledger.add("gates", ran.seconds)
+        self.ledger.add("waiting", ran.waited_seconds)
+        if ran.passed:
+            return None
+        red = [result for result in ran.results if not result.passed]
+        return await self._again_or_block(
+            Todo("fixer", "gate_red", ", ".join(gate.name for gate in red), [gate.log for gate in red])
+        )
+
+    async def _again_or_block(self, todo: Todo) -> Todo:
+        self.gate_failures += 1
+        if self.gate_failures < self.ready.settings.limits.max_gate_failures:
+            return todo
+        text = await self.block(BlockedReason.GATES_RED, f"{self.gate_failures} times: {todo.detail}")
+        self.gate_failures = 0
+        return replace(todo, detail="\n".join(filter(None, [todo.detail, text])))
+
+    async def _review(self) -> Todo | None:
+        """A chain of reviewers: the first that gives a verdict on this very commit decides."""
+        ready, found = self.ready, self.found
+        assert found is not None
+        if not ready.settings.reviewers or self.approved_head == found.head:
+            return None
+        self.enter(Stage.REVIEW)
+        result, reviewer = await self._verdict(found.head)
+        if result.verdict == "approved":
+            self.approved_head, self.approved_by = found.head, [reviewer.label()]
+            return None
+        self.review_rounds += 1
+        self.reviews.append(result.text)
+        fix = Todo("fixer", "fix", evidence=list(self.reviews))
+        if self.review_rounds % ready.settings.limits.max_review_rounds == 0:
+            text = await self.block(
+                BlockedReason.REVIEW_ROUNDS, f"changes asked for {self.review_rounds} times; last: {result.said[-500:]}"
+            )
+            fix = replace(fix, detail=text)
+        return fix
+
+    async def _verdict(self, commit: str) -> tuple[TurnResult, AgentSpec]:
+        counters = turns.Counters()
+        latest = self.reviews[-1:]
+        while True:
+            limited: turns.Wait | None = None
+            said = ""
+            for reviewer in self.ready.settings.reviewers:
+                result = await self.turn(Todo("reviewer", "review", evidence=latest), reviewer, commit)
+                if result.end == "done" and result.verdict is not None:
+                    return result, reviewer
+                said = f"{reviewer.label()}: {result.reason or 'ended without a verdict'}"
+                if result.end == "limited":
+                    counters, limited = turns.wait_for_limit(counters, result, workflow.random().random())
+            if limited is not None:
+                await self.wait_for_limit(limited, reviewer)
+            else:
+                await self.block(BlockedReason.NO_VERDICT, said)
+
+    async def _land(self) -> Todo | None:
+        """Through the merge queue. What it sends back is mended out here, so that nobody waits for it."""
+        found = self.found
+        assert found is not None
+        answer = await self._merge(found)
+        match answer.kind:
+            case "landed":
+                self.landed = answer
+                return None
+            case "noop":
+                raise End("no-changes", "the target has all of it already")
+            case "withdrawn":
+                raise End("abandoned", "withdrawn from the merge queue")
+            case "failed":
+                await self.block(BlockedReason.INFRASTRUCTURE, answer.reason)
+                return None
+        self.merge_attempts += 1
+        text = ""
+        if self.merge_attempts % self.ready.settings.limits.max_merge_attempts == 0:
+            text = await self.block(BlockedReason.MERGE_ATTEMPTS, f"{answer.kind}: {answer.reason}")
+        if answer.kind == "gate_red":
+            red = [gate for gate in answer.gates if not gate.passed]
+            where = f"merged with the target's present state ({(answer.base or '')[:12]}): "
+            names = where + ", ".join(gate.name for gate in red)
+            return Todo("fixer", "gate_red", "\n".join(filter(None, [names, text])), [gate.log for gate in red])
+        return await self._update_branch(text)
+
+    async def _update_branch(self, text: str) -> Todo | None:
+        """Conflict, or ff-only and the target moved: bring the branch up to date, with a resolver where need be."""
+        self.enter(Stage.RESOLVE)
+        ready, found = self.ready, self.found
+        assert found is not None
+        given = UpdateBranchInput(
+            ref=ready.ref,
+            strategy=ready.settings.delivery.strategy,
+            message=f"Merge {ready.ref.target.removeprefix('refs/heads/')} into the task's branch",
+        )
+        updated = await self.git(WorksiteActivities.update_branch, given, "bring the branch up to date")
+        if updated.clean:
+            if self.approved_head == found.head:
+                self.approved_head = updated.head  # nobody wrote a line: the approval stands
+            return None
+        files = ", ".join(updated.files[:20])
+        return Todo("resolver", "resolve", "\n".join(filter(None, [files, text])), [updated.report])
+
+    async def _merge(self, found: Collected) -> MergeAnswer:
+        ready, settings = self.ready, self.ready.settings
+        self.enter(Stage.QUEUE, "its turn in the merge queue")
+        submission = SubmitInput(
+            ref=ready.ref,
+            head=found.head,
+            strategy=settings.delivery.strategy,
+            title=self.title,
+            agent=settings.agent.label(),
+            reviewers=self.approved_by if self.approved_head == found.head else [],
+            gates=settings.gates,
+            host=ready.host,
+            date=int(workflow.time()),
+        )
+        started = workflow.time()
+        while True:
+            sent = await self.git(MergeActivities.submit, submission, "submit to the merge queue")
+            op = sent.op
+            try:
+                await workflow.wait_condition(
+                    lambda op=op: op in self.answers or self.abandoned,  # type: ignore[misc]
+                    timeout=RESUBMIT_AFTER,
+                    timeout_summary="no word from the merge queue: ask again",
+                )
+            except TimeoutError:
+                continue
+            except asyncio.CancelledError:
+                await self._withdraw(sent)
+                if self.landed is None:
+                    raise
+            if self.abandoned and op not in self.answers:
+                await self._withdraw(sent)
+            self.ledger.add("queue", workflow.time() - started)
+            return self.landed or self.answers.pop(op)
+
+    async def _withdraw(self, sent: Submitted) -> None:
+        """Take the candidate back. If it landed in the meantime, then it landed, and is reported so."""
+        await self.tell(sent.queue, "withdraw", sent.op)
+        try:
+            await workflow.wait_condition(lambda: sent.op in self.answers, timeout=timedelta(minutes=1))
+        except TimeoutError:
+            self.answers[sent.op] = MergeAnswer(op=sent.op, kind="withdrawn")
+        if self.answers[sent.op].kind == "landed":
+            self.landed = self.answers[sent.op]
+
+    async def _settle(self, end: End) -> TaskResult:
+        """Save what did not land, remove the worktree, say how it ended. Runs to its end whatever is signalled."""
+        self.enter(Stage.SETTLE)
+        self.abandoned = False
+        merged = self.landed is not None
+        outcome = "merged" if merged else end.outcome
+        salvage_ref = None
+        if self.prepared is not None:
+            head = self.found.head if merged and self.found else None
+            given = SettleInput(ref=self.prepared.ref, outcome=outcome, landed_head=head)
+            settled = await self.git(WorksiteActivities.settle, given, "save what did not land, remove the worktree")
+            salvage_ref = settled.salvage_ref
+        self.result = self.make_result(outcome, end.reason, salvage_ref)
+        self.enter(Stage.ENDED)
+        if outcome == "failed":
+            raise failure(self.result)
+        return self.result
+
+    # --- from the merge queue ------------------------------------------------------------------------
+
+    @workflow.signal(description="from the merge queue: how a candidate ended")
+    def merge_answer(self, answer: MergeAnswer) -> None:
+        self.answers[answer.op] = answer
+
+    @workflow.signal(description="from the merge queue: why a candidate waits")
+    def queue_note(self, note: QueueNote) -> None:
+        if self.stage is Stage.QUEUE:
+            self.waiting_for = note.text
+            self.show()
