@@ -1,0 +1,87 @@
+"""How operators' JSON becomes our models: strictly, and a refusal is one line that names the field."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from pydantic import ValidationError
+from temporalio import workflow
+from temporalio.api.common.v1 import Payload
+from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter
+from temporalio.converter import (
+    CompositePayloadConverter,
+    DataConverter,
+    DefaultPayloadConverter,
+    JSONPlainPayloadConverter,
+)
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import (
+    ExecuteWorkflowInput,
+    HandleSignalInput,
+    Interceptor,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+)
+
+with workflow.unsafe.imports_passed_through():
+    from activities.contracts import INVALID_TASK, explain
+
+
+class _StrictJSON(PydanticJSONPlainPayloadConverter):
+    def from_payload(self, payload: Payload, type_hint: Any = None) -> Any:
+        try:
+            return super().from_payload(payload, type_hint)
+        except ValidationError as error:
+            # Without the cause: pydantic's own text would put the input's values into the history.
+            name = getattr(type_hint, "__name__", "input")
+            raise ApplicationError(f"invalid {name}: {explain(error)}", type=INVALID_TASK, non_retryable=True) from None
+
+
+class StrictPayloadConverter(CompositePayloadConverter):
+    def __init__(self) -> None:
+        strict = _StrictJSON()
+        super().__init__(
+            *(
+                strict if isinstance(known, JSONPlainPayloadConverter) else known
+                for known in DefaultPayloadConverter.default_encoding_payload_converters
+            )
+        )
+
+
+data_converter = DataConverter(payload_converter_class=StrictPayloadConverter)
+
+
+class InputGuard(Interceptor):
+    """A workflow started with the wrong number of inputs fails at once; a signal with too many is ignored.
+
+    Without it both would fail the workflow *task*, which Temporal tries again for ever.
+    """
+
+    def workflow_interceptor_class(self, _: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
+        return _Inbound
+
+
+class _Inbound(WorkflowInboundInterceptor):
+    async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+        try:
+            inspect.signature(input.run_fn).bind(None, *input.args)
+        except TypeError:
+            raise ApplicationError(
+                f"{workflow.info().workflow_type} takes one JSON object as its --input, {len(input.args)} were given",
+                type=INVALID_TASK,
+                non_retryable=True,
+            ) from None
+        return await super().execute_workflow(input)
+
+    async def handle_signal(self, input: HandleSignalInput) -> None:
+        handler = workflow.get_signal_handler(input.signal)
+        if handler is not None:
+            try:
+                inspect.signature(handler).bind(*input.args)
+            except TypeError as error:
+                text = f"signal {input.signal} ignored: {error}"
+                report = getattr(workflow.instance(), "problem", workflow.logger.warning)
+                report(text)
+                return
+        await super().handle_signal(input)

@@ -1,0 +1,134 @@
+"""A worker process: four task queues, and the housekeeping that keeps a data folder clean."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from temporalio.client import Client
+from temporalio.worker import Interceptor, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.gates import GateActivities
+from activities.home import Home
+from activities.merging import MergeActivities
+from activities.prepare import PrepareActivities
+from activities.site import Site
+from activities.turn import TurnActivities
+from activities.worksite import WorksiteActivities
+from service.converter import InputGuard
+from service.lifeline import BEAT_SECONDS, Lifeline, give_up_lost_activities
+from service.sweep import sweep
+from workflows import options
+from workflows.merge_queue import MergeQueueWorkflow
+from workflows.task import TaskWorkflow
+from workflows.unknown import UnknownWorkflow
+
+log = structlog.get_logger()
+
+GRACE = timedelta(seconds=1)
+"""For activities when the worker is told to stop: agents are ended and resumed by the next worker, so it is short."""
+GIVE_UP_EVERY = 5.0
+SWEEP_EVERY = 30.0
+GIT_AT_ONCE = 16
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    """Our packages are imported once, not again for each workflow: they run no code at import."""
+    return SandboxedWorkflowRunner(
+        restrictions=SandboxRestrictions.default.with_passthrough_modules("workflows", "activities", "pydantic")
+    )
+
+
+def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[Interceptor]) -> list[Worker]:
+    """`agents` turns and `gate_slots` gate runs at once on this host."""
+    prepare, turn, worksite = PrepareActivities(site), TurnActivities(site), WorksiteActivities(site)
+    gates, merging = GateActivities(site), MergeActivities(site)
+    shared: dict[str, Any] = {
+        "interceptors": interceptors,
+        "graceful_shutdown_timeout": GRACE,
+        "max_heartbeat_throttle_interval": timedelta(seconds=BEAT_SECONDS),
+        "default_heartbeat_throttle_interval": timedelta(seconds=BEAT_SECONDS),
+    }
+    queue, host = site.task_queue, site.host
+    return [
+        Worker(
+            site.client,
+            task_queue=queue,
+            workflows=[TaskWorkflow, MergeQueueWorkflow, UnknownWorkflow],
+            activities=[prepare.prepare],
+            workflow_runner=workflow_runner(),
+            max_concurrent_activities=GIT_AT_ONCE,
+            **shared,
+        ),
+        Worker(
+            site.client,
+            task_queue=options.work_queue(queue, host),
+            activities=[
+                worksite.collect, worksite.update_branch, worksite.settle,
+                merging.submit, merging.build, merging.land,
+            ],
+            max_concurrent_activities=GIT_AT_ONCE,
+            **shared,
+        ),
+        Worker(
+            site.client,
+            task_queue=options.agent_queue(queue, host),
+            activities=[turn.take_turn],
+            max_concurrent_activities=agents,
+            **shared,
+        ),
+        Worker(
+            site.client,
+            task_queue=options.gate_queue(queue, host),
+            activities=[gates.run_gates],
+            max_concurrent_activities=gate_slots,
+            **shared,
+        ),
+    ]  # fmt: skip
+
+
+async def run_worker(
+    client: Client,
+    home: Home,
+    host: str,
+    task_queue: str,
+    agents: int,
+    gate_slots: int,
+    stop: asyncio.Event,
+    sweep_every: float = SWEEP_EVERY,
+) -> None:
+    """Serves until `stop` is set; then agents are ended, and the next worker resumes them."""
+    lifeline = Lifeline(home)
+    site = Site(home=home, host=host, task_queue=task_queue, client=client)
+    try:
+        async with AsyncExitStack() as stack:
+            await give_up_lost_activities(client, home)
+            for worker in make_workers(site, agents, gate_slots, [lifeline, InputGuard()]):
+                await stack.enter_async_context(worker)
+            log.info("worker is up", task_queue=task_queue, host=host, agents=agents, gate_slots=gate_slots,
+                     home=str(home.root), pid=os.getpid())  # fmt: skip
+            chores = [
+                asyncio.create_task(_every(GIVE_UP_EVERY, lambda: give_up_lost_activities(client, home))),
+                asyncio.create_task(_every(sweep_every, lambda: sweep(client, home))),
+            ]
+            await stop.wait()
+            log.info("worker stops: agents are ended, the next worker resumes them")
+            for chore in chores:
+                chore.cancel()
+    finally:
+        lifeline.close()
+
+
+async def _every(seconds: float, chore: Callable[[], Awaitable[int]]) -> None:
+    while True:
+        try:
+            await chore()
+        except Exception as error:  # a server that is away for a moment ends no worker
+            log.warning("housekeeping failed, and is tried again", error=str(error))
+        await asyncio.sleep(seconds)

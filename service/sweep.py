@@ -1,0 +1,51 @@
+"""Worktrees whose task ended without settling them: terminated, or cancelled with no worker there. Saved, then removed.
+
+Only what Temporal itself says has ended is touched. A task that this server does not know may live on another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.contracts import TaskRef
+from activities.git.repository import RepositoryProblem
+from activities.home import Home, task_key
+from activities.settle import InUse, settle
+
+log = structlog.get_logger()
+
+
+async def sweep(client: Client, home: Home) -> int:
+    """Number of worktrees removed. Safe to run at any time, by several at once."""
+    count = 0
+    for path in [path for path in (home.root / "worktrees").glob("*") if path.is_dir()]:
+        record = home.run(path.name) / "ref.json"
+        if not record.exists():
+            continue  # half made: the next attempt of `prepare` makes it whole
+        ref = TaskRef.model_validate_json(record.read_text())
+        if not await _has_ended(client, ref):
+            continue
+        try:
+            settled = await asyncio.to_thread(settle, home, ref, "ended without settling", None)
+        except (InUse, RepositoryProblem) as problem:
+            log.warning("a worktree of an ended task stays", task=ref.task_id, reason=str(problem))
+            continue
+        count += 1
+        log.info("removed the worktree of an ended task", task=ref.task_id, salvage_ref=settled.salvage_ref)
+    return count
+
+
+async def _has_ended(client: Client, ref: TaskRef) -> bool:
+    try:
+        found = await client.get_workflow_handle(ref.task_id).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    first = found.raw_description.workflow_execution_info.first_run_id or found.run_id
+    same = task_key(ref.task_id, first) == ref.key
+    return not same or found.status is not WorkflowExecutionStatus.RUNNING

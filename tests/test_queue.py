@@ -1,0 +1,86 @@
+"""The merge queue through whole tasks: what it tests, what it sends back, how operators steer it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from activities.git.repository import open_repository
+from activities.merging import queue_id
+from tests.git.repos import commit, git
+from tests.kit import Kit, status_when
+from workflows.contracts import QueueStatus, Stage
+
+TOGETHER = {"name": "apart", "command": "! { test -f left && test -f right; }"}
+
+
+def the_queue(kit: Kit) -> Any:
+    return kit.client.get_workflow_handle(queue_id(open_repository(str(kit.repo)), "refs/heads/main"))
+
+
+async def test_green_apart_and_red_together_goes_back_to_its_agent(kit: Kit) -> None:
+    def agent(name: str) -> dict[str, Any]:
+        executor = [{"sleep": 1, "write": {name: "x\n"}}]
+        return kit.agent(executor=executor, fixer=[{"delete": [name], "write": {f"{name}-renamed": "x\n"}}])
+
+    async with kit.worker():
+        both = await asyncio.gather(*(kit.run(agent=agent(name), gates=[TOGETHER]) for name in ("left", "right")))
+    assert [result.outcome for result in both] == ["merged", "merged"]
+    assert sorted(result.turns for result in both) == [1, 2]
+    files = set(git(kit.repo, "ls-tree", "--name-only", "main").splitlines())
+    assert not {"left", "right"} <= files
+    prompt = next((kit.home.root / "runs").glob("*/turns/002-fixer/prompt.md")).read_text()
+    assert "merged with the target's present state" in prompt
+    confirmed = list((kit.home.root / "runs").glob("*/gates/slot-*-1"))
+    assert len(confirmed) == 1  # red was run once more before it was believed
+
+
+async def test_a_push_from_outside_costs_nobody_anything(kit: Kit) -> None:
+    slow = {"name": "slow", "command": "echo ran >> $TMPDIR/ran; case $PWD in */slots/*) sleep 3;; esac"}
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[{"write": {"a.txt": "x\n"}}]), gates=[slow]))
+        await status_when(handle, lambda now: now.stage is Stage.QUEUE)
+        for _ in range(300):
+            if list(kit.home.root.glob("repositories/*/slots/0/tree/a.txt")):
+                break
+            await asyncio.sleep(0.1)
+        pushed = commit(kit.repo, {"outside.txt": "a person\n"})
+        result = await handle.result()
+    assert (result.outcome, result.turns) == ("merged", 1)
+    assert git(kit.repo, "rev-parse", "main^1") == pushed
+    ran = next((kit.home.root / "runs").glob("*/tmp/ran")).read_text()
+    assert ran.count("ran") == 3  # in the worktree, on the commit that lost the race, and on the one that landed
+    kit.assert_clean()
+
+
+async def test_the_queue_is_paused_seen_and_resumed(kit: Kit) -> None:
+    async with kit.worker():
+        first = await kit.run(agent=kit.agent(executor=[{"write": {"a.txt": "x\n"}}]))
+        queue = the_queue(kit)
+        assert "paused" in await queue.execute_update("pause")
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[{"write": {"b.txt": "x\n"}}])))
+        await status_when(handle, lambda now: now.stage is Stage.QUEUE)
+        await asyncio.sleep(1)
+        seen: QueueStatus = await queue.query("queue", result_type=QueueStatus)
+        assert (seen.paused, [entry.state for entry in seen.entries]) == (True, ["waiting"])
+        assert seen.entries[0].candidate.ref.task_id == handle.id
+        assert git(kit.repo, "rev-parse", "main") == first.sha
+        assert "goes on" in await queue.execute_update("resume")
+        assert (await handle.result()).outcome == "merged"
+
+
+async def test_a_task_abandoned_in_the_queue_is_taken_out(kit: Kit) -> None:
+    async with kit.worker():
+        await kit.run(agent=kit.agent(executor=[{"write": {"a.txt": "x\n"}}]))
+        await the_queue(kit).execute_update("pause")
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[{"write": {"b.txt": "x\n"}}])))
+        await status_when(handle, lambda now: now.stage is Stage.QUEUE)
+        await handle.signal("abandon")
+        result = await handle.result()
+        await the_queue(kit).execute_update("resume")
+        seen: QueueStatus = await the_queue(kit).query("queue", result_type=QueueStatus)
+    assert (result.outcome, seen.entries) == ("abandoned", [])
+    assert result.salvage_ref is not None
+    assert kit.show("b.txt", result.salvage_ref) == "x"
+    assert "b.txt" not in git(kit.repo, "ls-tree", "--name-only", "main")
+    kit.assert_clean()

@@ -1,0 +1,277 @@
+"""Whole tasks, from their input to main, with a real server, real git and scripted agents."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowFailureError
+
+from tests.git.repos import git
+from tests.kit import Kit, status_when
+from workflows.contracts import Stage, TaskResult
+
+WRITE = {"write": {"new.txt": "work\n"}}
+APPROVE = {"say": "Good.\nVERDICT: APPROVED"}
+CHANGES = {"say": "Not yet: say more.\nVERDICT: NEEDS_CHANGES"}
+
+
+async def failure(kit: Kit, **fields: Any) -> str:
+    with pytest.raises(WorkflowFailureError) as caught:
+        await kit.run(**fields)
+    return str(getattr(caught.value.cause, "message", caught.value.cause))
+
+
+async def test_a_plain_task_lands_with_its_trailers(kit: Kit) -> None:
+    async with kit.worker():
+        result = await kit.run(
+            agent=kit.agent(executor=[WRITE]), gates=[{"name": "test", "command": "test -f new.txt"}]
+        )
+    assert result.outcome == "merged"
+    assert result.sha == git(kit.repo, "rev-parse", "main")
+    assert kit.show("new.txt") == "work"
+    assert (result.turns, result.review_rounds, result.salvage_ref) == (1, 0, None)
+    assert len(kit.trailers("Task-Id")) == len(kit.trailers("Merge-Op")) == 1
+    assert kit.trailers("Agent") == ["command"]
+    assert result.seconds.total >= result.seconds.agent > 0
+    assert kit.refs() == []
+    kit.assert_clean()
+    assert git(kit.repo, "status", "--porcelain") == ""  # main is checked out, and was brought along
+
+
+async def test_a_reviewer_asks_for_changes_and_gets_them(kit: Kit) -> None:
+    agent = kit.agent(executor=[WRITE], reviewer=[CHANGES, APPROVE], fixer=[{"write": {"new.txt": "more\n"}}])
+    async with kit.worker():
+        result = await kit.run(agent=agent, reviewers=[agent])
+    assert (result.outcome, result.review_rounds, result.turns) == ("merged", 1, 4)
+    assert kit.show("new.txt") == "more"
+    assert kit.trailers("Reviewed-by") == ["command"]
+    prompts = sorted((kit.home.root / "runs").glob("*/turns/*/prompt.md"))
+    assert "Not yet: say more." in prompts[2].read_text()  # the fixer gets what the reviewer said
+    assert "+work" in prompts[1].read_text()  # the reviewer gets the diff
+    assert result.seconds.review > 0
+    assert result.seconds.fix > 0
+
+
+async def test_a_red_gate_goes_back_to_the_agent(kit: Kit) -> None:
+    agent = kit.agent(executor=[{"write": {"new.txt": "bad\n"}}], fixer=[{"write": {"new.txt": "good\n"}}])
+    gate = {"name": "check", "command": "cat new.txt; grep -q good new.txt"}
+    async with kit.worker():
+        result = await kit.run(agent=agent, gates=[gate])
+    assert (result.outcome, result.turns) == ("merged", 2)
+    assert kit.show("new.txt") == "good"
+    fixer = next((kit.home.root / "runs").glob("*/turns/002-fixer/prompt.md"))
+    assert "bad" in fixer.read_text()  # the gate's output
+
+
+async def test_two_that_conflict_are_resolved_and_both_land(kit: Kit) -> None:
+    def agent(text: str) -> dict[str, Any]:
+        return kit.agent(executor=[{"sleep": 1, "append": {"README.md": text}}], resolver=[{"resolve": True}])
+
+    async with kit.worker():
+        both = await asyncio.gather(kit.run(agent=agent("one\n")), kit.run(agent=agent("two\n")))
+    assert [result.outcome for result in both] == ["merged", "merged"]
+    assert sorted(kit.show("README.md").splitlines()[1:]) == ["one", "two"]
+    assert len(set(kit.trailers("Merge-Op"))) == 2
+    assert max(result.seconds.resolve for result in both) > 0
+    kit.assert_clean()
+
+
+async def test_a_rate_limit_is_waited_out_and_costs_nothing(kit: Kit) -> None:
+    agent = kit.agent(executor=[{"fail": 75, "stderr": "retry-after: 1"}, WRITE])
+    async with kit.worker():
+        result = await kit.run(agent=agent)
+    assert (result.outcome, result.turns) == ("merged", 1)
+    assert result.seconds.waiting >= 1
+
+
+async def test_a_plan_is_sent_back_approved_and_carried_out(kit: Kit) -> None:
+    agent = kit.agent(
+        planner=[{"say": "Plan A", "write": {"sneaky.txt": "code before approval"}}, {"say": "Plan B"}],
+        executor=[WRITE],
+    )
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent, interactive=True))
+        status = await status_when(handle, lambda now: now.stage is Stage.APPROVAL)
+        assert status.plan == "Plan A"
+        assert "approve_plan" in status.next_command
+        await handle.signal("reject_plan", "smaller steps")
+        await status_when(handle, lambda now: now.plan == "Plan B" and now.stage is Stage.APPROVAL)
+        with pytest.raises(Exception, match="Workflow update failed") as refused:
+            await handle.execute_update("approve_plan", "0000")
+        assert "the plan has changed" in str(refused.value.__cause__)
+        assert "approved" in await handle.execute_update("approve_plan")
+        result = await handle.result()
+    assert result.outcome == "merged"
+    assert "sneaky.txt" not in git(kit.repo, "ls-tree", "--name-only", "main")
+    prompts = sorted((kit.home.root / "runs").glob("*/turns/*/prompt.md"))
+    assert "smaller steps" in prompts[1].read_text()
+
+
+async def test_a_plan_rejected_without_feedback_ends_the_task(kit: Kit) -> None:
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(planner=[{"say": "Plan"}]), interactive=True))
+        await status_when(handle, lambda now: now.stage is Stage.APPROVAL)
+        await handle.signal("reject_plan")
+        assert (await handle.result()).outcome == "rejected"
+    kit.assert_clean()
+
+
+async def test_done_without_a_change_is_no_success(kit: Kit) -> None:
+    async with kit.worker():
+        result = await kit.run(agent=kit.agent(executor=[{}]))
+    assert (result.outcome, result.sha) == ("no-changes", None)
+    kit.assert_clean()
+
+
+async def test_silence_is_resumed_nudged_and_then_stuck(kit: Kit) -> None:
+    agent = kit.agent(executor=[{"say": "thinking"}] * 3 + [{**WRITE, "say": "COMPLETE_AND_READY_FOR_MERGE"}])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent, limits={"max_working_resumes": 1}))
+        status = await status_when(handle, lambda now: now.blocked is not None)
+        assert status.blocked is not None
+        assert status.blocked.reason == "stuck"
+        assert "continue_task" in status.next_command
+        await handle.signal("continue_task", "just write it")
+        result = await handle.result()
+    assert (result.outcome, result.turns) == ("merged", 4)
+    prompts = sorted((kit.home.root / "runs").glob("*/turns/*/prompt.md"))
+    assert "just write it" in prompts[3].read_text()
+    sessions = {path.read_text() for path in (kit.home.root / "runs").glob("*/turns/*/session")}
+    assert len(sessions) == 1
+
+
+async def test_a_blocked_task_may_fail_instead_and_its_work_is_saved(kit: Kit) -> None:
+    agent = kit.agent(executor=[{**WRITE, "say": "NEEDS_FOLLOWUP tests are missing"}])
+    async with kit.worker():
+        text = await failure(kit, agent=agent, on_blocked="fail")
+    assert "tests are missing" in text
+    [ref] = kit.refs("refs/mergewright/salvage")
+    assert ref in text
+    assert kit.show("new.txt", ref) == "work"
+    kit.assert_clean()
+
+
+@pytest.mark.parametrize("ending", ["abandon", "cancel", "terminate"])
+async def test_whatever_ends_a_task_its_work_is_saved(kit: Kit, ending: str) -> None:
+    agent = kit.agent(executor=[{**WRITE, "shell": "echo draft > draft.txt; sleep 60"}])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent))
+        await status_when(handle, lambda now: now.worktree is not None)
+        for _ in range(600):
+            if list((kit.home.root / "worktrees").glob("*/draft.txt")):
+                break
+            await asyncio.sleep(0.1)
+        if ending == "abandon":
+            await handle.signal("abandon")
+        elif ending == "cancel":
+            await handle.cancel()
+        else:
+            await handle.terminate()
+        if ending == "terminate":
+            for _ in range(900):
+                if not kit.worktrees():
+                    break
+                await asyncio.sleep(0.1)
+        else:
+            result: TaskResult = await handle.result()
+            assert result.outcome == {"abandon": "abandoned", "cancel": "cancelled"}[ending]
+            assert [result.salvage_ref] == kit.refs("refs/mergewright/salvage")
+    [ref] = kit.refs("refs/mergewright/salvage")
+    assert kit.show("draft.txt", ref) == "draft"
+    assert kit.show("new.txt", ref) == "work"
+    kit.assert_clean()
+
+
+@pytest.mark.parametrize("strategy", ["merge", "squash", "rebase", "ff-only"])
+async def test_every_strategy_lands_with_trailers(kit: Kit, strategy: str) -> None:
+    def agent(name: str) -> dict[str, Any]:
+        first = {"write": {f"{name}1": "x\n"}, "commit": f"{name} one", "say": "more to come"}
+        return kit.agent(executor=[first, {"write": {f"{name}2": "y\n"}}])
+
+    async with kit.worker():
+        both = await asyncio.gather(
+            *(kit.run(agent=agent(name), delivery={"strategy": strategy}) for name in ("left", "right"))
+        )
+    assert [result.outcome for result in both] == ["merged", "merged"]
+    assert {"left1", "left2", "right1", "right2"} <= set(git(kit.repo, "ls-tree", "--name-only", "main").splitlines())
+    count = int(git(kit.repo, "rev-list", "--count", "--first-parent", "main")) - 1
+    assert count >= 2
+    assert len(kit.trailers("Merge-Op")) == len(kit.trailers("Task-Id")) == count
+    assert len(set(kit.trailers("Merge-Op"))) == 2
+    kit.assert_clean()
+
+
+async def test_a_reviewer_without_a_verdict_falls_back_to_the_next(kit: Kit) -> None:
+    vague = kit.agent(reviewer=[{"say": "APPROVED, I would say"}])
+    clear = kit.agent(reviewer=[{**APPROVE, "write": {"by-reviewer.txt": "must not land\n"}}])
+    async with kit.worker():
+        result = await kit.run(agent=kit.agent(executor=[WRITE]), reviewers=[vague, clear])
+    assert (result.outcome, result.turns) == ("merged", 3)
+    assert "by-reviewer.txt" not in git(kit.repo, "ls-tree", "--name-only", "main")
+
+
+async def test_reviewers_that_give_no_verdict_block_the_task(kit: Kit) -> None:
+    vague = kit.agent(reviewer=[{"say": "hm"}, APPROVE])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[WRITE]), reviewers=[vague]))
+        status = await status_when(handle, lambda now: now.blocked is not None)
+        assert status.blocked is not None
+        assert status.blocked.reason == "no reviewer gave a verdict"
+        await handle.signal("continue_task")
+        assert (await handle.result()).outcome == "merged"
+
+
+async def test_a_budget_stops_the_next_turn_and_continue_grants_it_again(kit: Kit) -> None:
+    agent = kit.agent(executor=[{"sleep": 1, "say": "thinking"}, WRITE])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent, limits={"max_agent_minutes": 0.01}))
+        status = await status_when(handle, lambda now: now.blocked is not None)
+        assert status.blocked is not None
+        assert status.blocked.reason == "budget used up"
+        for _ in range(20):
+            await handle.signal("continue_task")
+            status = await status_when(handle, lambda now: now.blocked is not None or now.outcome is not None)
+            if status.outcome:
+                break
+        assert (await handle.result()).outcome == "merged"
+
+
+async def test_pause_stops_before_the_next_turn_and_resume_goes_on(kit: Kit) -> None:
+    agent = kit.agent(executor=[{"sleep": 1, "say": "thinking"}, WRITE])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent))
+        await status_when(handle, lambda now: now.stage is Stage.WORK)
+        assert "pauses" in await handle.execute_update("pause")
+        status = await status_when(handle, lambda now: now.stage is Stage.PAUSED)
+        assert status.turns == 1
+        assert "resume" in status.next_command
+        await handle.execute_update("resume")
+        assert (await handle.result()).outcome == "merged"
+
+
+async def test_what_lands_meanwhile_is_told_at_the_next_turn(kit: Kit) -> None:
+    slow = kit.agent(executor=[{"sleep": 4, "say": "thinking"}, WRITE])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=slow))
+        await status_when(handle, lambda now: now.worktree is not None)
+        other = kit.agent(executor=[{"write": {"other.txt": "x\n"}}])
+        assert (await kit.run(agent=other, title="Another thing")).outcome == "merged"
+        await handle.result()
+    prompt = next((kit.home.root / "runs").glob(f"{handle.id}*/turns/002-executor/prompt.md")).read_text()
+    assert "New on main since your last turn" in prompt
+    assert "Another thing" in prompt
+
+
+async def test_work_that_is_a_task_of_old_is_saved_before_the_id_is_used_again(kit: Kit) -> None:
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[{"say": "NEEDS_FOLLOWUP x", **WRITE}])), "again")
+        await status_when(handle, lambda now: now.blocked is not None or now.turns > 1)
+    await handle.terminate()
+    async with kit.worker():
+        again = await kit.start(kit.input(agent=kit.agent(executor=[{"write": {"second.txt": "x\n"}}])), "again")
+        assert (await again.result()).outcome == "merged"
+    [ref] = kit.refs("refs/mergewright/salvage")
+    assert kit.show("new.txt", ref) == "work"
+    kit.assert_clean()
