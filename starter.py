@@ -1,0 +1,283 @@
+"""The operator's door: start tasks, watch them, move them on, and get saved work back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import uuid
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from activities.git import salvage
+from activities.git.repository import RepositoryProblem, open_repository
+from activities.merging import queue_id
+from console import inputs
+from console.demo import demo as run_demo
+from console.follow import follow
+from service.connect import TASK_QUEUE, connect, connect_config
+from service.devserver import CannotServe
+from workflows.contracts import QueueStatus, TaskResult, TaskStatus
+from workflows.task import TaskWorkflow
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+salvage_app = typer.Typer(no_args_is_help=True, help="Work that did not land, saved under refs of the repository.")
+app.add_typer(salvage_app, name="salvage")
+
+console = Console(highlight=False)
+T = TypeVar("T")
+
+TaskId = Annotated[str, typer.Argument(help="Workflow id of the task.")]
+Address = Annotated[str | None, typer.Option(help="Temporal server, host:port [default: as the temporal CLI].")]
+Namespace = Annotated[str | None, typer.Option(help="Temporal namespace.")]
+Repo = Annotated[Path, typer.Option(help="The repository.")]
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Any trouble that an operator can do something about is one line and exit 1."""
+    try:
+        return asyncio.run(work)
+    except (CannotServe, RepositoryProblem) as problem:
+        text = str(problem)
+    except WorkflowUpdateFailedError as error:
+        text = str(error.cause)
+    except RPCError as error:
+        text = error.message
+    typer.echo(f"starter: {text}", err=True)
+    raise typer.Exit(1)
+
+
+async def connected(address: str | None, namespace: str | None) -> Client:
+    try:
+        return await connect(address, namespace)
+    except RuntimeError:
+        wanted = connect_config(address, namespace)["target_host"]
+        raise CannotServe(f"no Temporal server at {wanted}: start one with `python worker.py --dev`") from None
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave server and worker running to look around.")] = False,
+) -> None:
+    """Take eight tasks through a small repository with scripted agents. Needs no key. Example: starter.py demo"""
+    if not run(run_demo(console, keep)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def start(
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="TOML or JSON with the task's fields.")] = None,
+    task_id: Annotated[str | None, typer.Option("--id", help="Workflow id [default: from the title].")] = None,
+    repo: Annotated[Path | None, typer.Option(help="The repository [default: the one you are in].")] = None,
+    title: Annotated[str | None, typer.Option(help="One line.")] = None,
+    description: Annotated[str | None, typer.Option(help="What to do.")] = None,
+    acceptance: Annotated[list[str] | None, typer.Option(help="How it is judged; may be repeated.")] = None,
+    target: Annotated[str | None, typer.Option(help="Branch to land on.")] = None,
+    agent: Annotated[str | None, typer.Option(help="runtime[:model[:reasoning]]")] = None,
+    reviewer: Annotated[list[str] | None, typer.Option(help="As --agent; may be repeated.")] = None,
+    gate: Annotated[list[str] | None, typer.Option(help="name=command; may be repeated.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="merge, squash, rebase or ff-only")] = None,
+    interactive: Annotated[bool, typer.Option("--interactive", help="A plan is approved before any code.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it, and do not follow it.")] = False,
+    task_queue: Annotated[str, typer.Option(help="Task queue of the workers.")] = TASK_QUEUE,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """Start a task and follow it.
+
+    Example: starter.py start --title "Fix login redirect" --agent claude-code:sonnet --gate "test=make test"
+    """
+    flags: dict[str, Any] = {
+        "repo": str(repo) if repo else None,
+        "title": title,
+        "description": description,
+        "acceptance": acceptance,
+        "target": target,
+        "agent": agent,
+        "reviewers": reviewer,
+        "gates": [inputs.gate(text) for text in gate or []],
+        "delivery": {"strategy": strategy} if strategy else None,
+        "interactive": interactive or None,
+    }
+    task = inputs.task_input(file, flags)
+    name = task_id or f"{re.sub(r'[^a-z0-9]+', '-', task.title.lower()).strip('-')[:40]}-{uuid.uuid4().hex[:6]}"
+
+    async def go() -> TaskResult | str | None:
+        client = await connected(address, namespace)
+        try:
+            await client.start_workflow(
+                TaskWorkflow.run, task, id=name, task_queue=task_queue, static_summary=task.title
+            )
+        except WorkflowAlreadyStartedError:
+            raise CannotServe(f"a task {name} is running: choose another --id, or: starter.py status {name}") from None
+        console.print(name)
+        return None if detach else (await follow(client, [name], console))[name]
+
+    finish(run(go()))
+
+
+@app.command("follow")
+def follow_task(task_id: TaskId, address: Address = None, namespace: Namespace = None) -> None:
+    """Follow a task to its end. Example: starter.py follow task-42"""
+
+    async def go() -> TaskResult | str:
+        client = await connected(address, namespace)
+        return (await follow(client, [task_id], console))[task_id]
+
+    finish(run(go()))
+
+
+def finish(end: TaskResult | str | None) -> None:
+    if isinstance(end, TaskResult):
+        console.print_json(end.model_dump_json())
+    elif end is not None:
+        typer.echo(f"failed: {end}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(task_id: TaskId, address: Address = None, namespace: Namespace = None) -> None:
+    """What a task does, what it waits for, and what moves it on. Example: starter.py status task-42"""
+
+    async def go() -> TaskStatus:
+        client = await connected(address, namespace)
+        found: TaskStatus = await client.get_workflow_handle(task_id).query("status", result_type=TaskStatus)
+        return found
+
+    console.print_json(run(go()).model_dump_json())
+
+
+@app.command("list")
+def list_tasks(address: Address = None, namespace: Namespace = None) -> None:
+    """All tasks that the server knows, the newest first. Example: starter.py list"""
+
+    async def go() -> None:
+        client = await connected(address, namespace)
+        table = Table(box=None, header_style="dim")
+        for column in ("task", "state", "started", "ended"):
+            table.add_column(column, no_wrap=True)
+        async for found in client.list_workflows("WorkflowType = 'TaskWorkflow'", limit=200):
+            state = found.status.name.lower() if found.status else ""
+            ended = f"{found.close_time:%Y-%m-%d %H:%M}" if found.close_time else ""
+            table.add_row(found.id, state, f"{found.start_time:%Y-%m-%d %H:%M}", ended)
+        console.print(table)
+
+    run(go())
+
+
+def _verb(name: str, help_text: str, argument: str | None, required: bool) -> None:
+    """One command for one of the operator's verbs: an update, so that it answers."""
+
+    def send(task_id: str, text: str | None, address: str | None, namespace: str | None) -> None:
+        async def go() -> str:
+            client = await connected(address, namespace)
+            arguments = [] if text is None else [text]
+            return str(await client.get_workflow_handle(task_id).execute_update(name, args=arguments))
+
+        console.print(run(go()))
+
+    command = name.replace("_task", "").replace("_plan", "").replace("send_message", "say")
+    example = f"Example: starter.py {command} task-42{' ' + chr(34) + argument + chr(34) if argument else ''}"
+    if argument is None:
+
+        def plain(task_id: TaskId, address: Address = None, namespace: Namespace = None) -> None:
+            send(task_id, None, address, namespace)
+
+        app.command(command, help=f"{help_text} {example}")(plain)
+    elif required:
+
+        def told(
+            task_id: TaskId,
+            text: Annotated[str, typer.Argument()],
+            address: Address = None,
+            namespace: Namespace = None,
+        ) -> None:
+            send(task_id, text, address, namespace)
+
+        app.command(command, help=f"{help_text} {example}")(told)
+    else:
+
+        def may_tell(
+            task_id: TaskId,
+            text: Annotated[str | None, typer.Argument()] = None,
+            address: Address = None,
+            namespace: Namespace = None,
+        ) -> None:
+            send(task_id, text, address, namespace)
+
+        app.command(command, help=f"{help_text} {example}")(may_tell)
+
+
+_verb("approve_plan", "Let the plan be carried out.", None, False)
+_verb("reject_plan", "Send the plan back with feedback; without, end the task.", "smaller steps", False)
+_verb("send_message", "Tell the agent something at its next turn.", "keep the public API", True)
+_verb("pause", "Stop before the next turn or stage.", None, False)
+_verb("resume", "Go on after a pause.", None, False)
+_verb("continue_task", "Go on with a blocked task, with a word to the agent.", "use the old parser", False)
+_verb("abandon", "End the task; what did not land is saved.", None, False)
+
+
+@app.command()
+def plan(task_id: TaskId, address: Address = None, namespace: Namespace = None) -> None:
+    """Show a task's plan and its hash. Example: starter.py plan task-42"""
+
+    async def go() -> str:
+        return str(await (await connected(address, namespace)).get_workflow_handle(task_id).query("plan"))
+
+    console.print(run(go()) or "there is no plan yet", markup=False)
+
+
+@app.command()
+def queue(repo: Repo = Path(), target: str | None = None, address: Address = None, namespace: Namespace = None) -> None:
+    """Show the merge queue of a repository's branch. Example: starter.py queue --repo /src/app"""
+
+    async def go() -> QueueStatus:
+        repository = open_repository(str(repo.resolve()))
+        branch = repository.branch(target) if target else repository.default_branch()
+        handle = (await connected(address, namespace)).get_workflow_handle(queue_id(repository, branch))
+        found: QueueStatus = await handle.query("queue", result_type=QueueStatus)
+        return found
+
+    console.print_json(run(go()).model_dump_json())
+
+
+@salvage_app.command("list")
+def salvage_list(
+    repo: Repo = Path(), task_id: Annotated[str | None, typer.Option("--task", help="Of this task only.")] = None
+) -> None:
+    """Show what was saved. Example: starter.py salvage list --repo /src/app"""
+
+    async def go() -> None:
+        found = salvage.listing(open_repository(str(repo.resolve())), task_id)
+        table = Table(box=None, header_style="dim")
+        for column in ("ref", "saved", "files", "subject"):
+            table.add_column(column, no_wrap=column != "subject")
+        for item in found:
+            table.add_row(item.ref, f"{item.when:%Y-%m-%d %H:%M}", str(item.files), item.subject)
+        console.print(table if found else "nothing was saved")
+
+    run(go())
+
+
+@salvage_app.command("restore")
+def salvage_restore(
+    ref: Annotated[str, typer.Argument(help="As `salvage list` shows it.")], repo: Repo = Path()
+) -> None:
+    """Make a branch of saved work; no checkout is touched. Example: starter.py salvage restore <ref>"""
+
+    async def go() -> str:
+        return salvage.restore(open_repository(str(repo.resolve())), ref)
+
+    console.print(run(go()))
+
+
+if __name__ == "__main__":
+    sys.exit(app())
