@@ -23,6 +23,9 @@ from tests.git.repos import git, make_repo
 from workflows.contracts import TaskResult, TaskStatus
 from workflows.task import TaskWorkflow
 
+PATIENCE = 120
+"""Seconds after which a test gives up on a task: so that it fails and does not hang."""
+
 FILES = {"README.md": "# app\n", "app.py": "VALUE = 1\n", ".gitignore": "__pycache__/\n*.ignored\n"}
 
 
@@ -56,7 +59,12 @@ class Kit:
         )
 
     async def run(self, **fields: Any) -> TaskResult:
-        return await (await self.start(self.input(**fields))).result()
+        handle = await self.start(self.input(**fields))
+        try:
+            return await asyncio.wait_for(handle.result(), PATIENCE)
+        except TimeoutError:
+            status = await handle.query("status", result_type=TaskStatus)
+            raise AssertionError(f"not over in {PATIENCE} s: {status}") from None
 
     @contextlib.asynccontextmanager
     async def worker(self, agents: int = 8, gate_slots: int = 2) -> AsyncIterator[None]:

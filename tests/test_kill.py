@@ -24,6 +24,7 @@ from workflows.contracts import TaskResult
 
 TOP = Path(__file__).parent.parent
 TASKS = 20
+KILLS = 8
 DAEMON = "setsid sh -c 'trap \"\" TERM HUP; sleep 300' >/dev/null 2>&1 &"
 
 
@@ -67,6 +68,15 @@ def start_worker(kit: Kit, *more: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(argv, cwd=TOP, stdout=output, stderr=output)
 
 
+async def until_up(kit: Kit, times: int) -> None:
+    """A worker takes a second or two to start: killing it before it works would show nothing."""
+    for _ in range(600):
+        if (kit.folder / "worker.log").read_bytes().count(b"worker is up") >= times:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError((kit.folder / "worker.log").read_text()[-2000:])
+
+
 @contextlib.asynccontextmanager
 async def ended(worker: list[subprocess.Popen[bytes]]) -> AsyncIterator[None]:
     try:
@@ -84,8 +94,9 @@ async def test_the_worker_is_killed_at_random_moments(kit: Kit) -> None:
     async with ended(workers):
         handles = [await kit.start(given) for given in give_work(kit)]
         over = asyncio.gather(*(handle.result() for handle in handles))
-        for _ in range(8):
-            await asyncio.wait([over], timeout=chance.uniform(1.5, 4))
+        for number in range(KILLS):
+            await until_up(kit, number + 1)
+            await asyncio.wait([over], timeout=chance.uniform(0.5, 3))
             workers[-1].kill()
             workers[-1].wait()
             workers.append(start_worker(kit, "--address", address))

@@ -60,7 +60,7 @@ async def test_files_in_the_way_are_named_and_others_land_meanwhile(kit: Kit) ->
 async def test_prompts_diffs_and_output_are_not_in_the_history(kit: Kit) -> None:
     output = "yes 'a line of output, of the length that a build or a test runner prints' | head -c 20000000"
     bulk = f"yes 'a line of the diff' | head -c 5000000 > big.txt; {output}"
-    say = f"{bulk}; echo COMPLETE_AND_READY_FOR_MERGE"
+    say = f"{bulk}; echo; echo COMPLETE_AND_READY_FOR_MERGE"
     agent = {"runtime": "command", "command": ["/bin/sh", "-c", say]}
     reviewer = kit.agent(reviewer=[{"say": "VERDICT: APPROVED"}])
     async with kit.worker():

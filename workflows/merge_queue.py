@@ -106,6 +106,10 @@ class MergeQueueWorkflow:
                     op=candidate.op, kind="gate_red", base=built.base, gates=_short(ran), reason=f"red: {red}"
                 )
         self._show(entry, "landing")
+        if candidate.op in self.withdrawn or not await _tell(
+            candidate.answer_to, "queue_note", QueueNote(op=candidate.op, text="its landing")
+        ):
+            return MergeAnswer(op=candidate.op, kind="withdrawn", reason="its task is over")
         landed = await self._land(candidate, built.base, built.tip)
         match landed.kind:
             case "landed":
@@ -269,8 +273,11 @@ def _short(ran: GatesResult) -> list[Any]:
     return [gate.model_copy(update={"tail": ""}) for gate in ran.results]
 
 
-async def _tell(workflow_id: str, signal: str, value: Any) -> None:
+async def _tell(workflow_id: str, signal: str, value: Any) -> bool:
+    """False when there is nobody to tell: the task has ended, or was terminated."""
     try:
         await workflow.get_external_workflow_handle(workflow_id).signal(signal, value)
     except (FailureError, ApplicationError) as error:
         workflow.logger.warning("%s is gone and is not told %s: %s", workflow_id, signal, error)
+        return False
+    return True

@@ -108,13 +108,22 @@ class TaskSteps(OperatorCommands):
     # --- one activity ------------------------------------------------------------------------------
 
     async def do(
-        self, activity: Callable[[Any, G], Awaitable[R]], given: G, with_options: options.Options, summary: str
+        self,
+        activity: Callable[[Any, G], Awaitable[R]],
+        given: G,
+        with_options: options.Options,
+        summary: str,
+        *,
+        whole: bool = False,
     ) -> R:
-        """Run it to its end. An abandoned task cancels it; our own trouble blocks the task, and is tried again."""
+        """Run it to its end. An abandoned task cancels it; our own trouble blocks the task, and is tried again.
+
+        `whole`: nothing that an operator does interrupts it.
+        """
         while True:
             handle = workflow.start_activity_method(cast(Any, activity), given, summary=summary, **with_options)
             try:
-                await workflow.wait_condition(lambda: handle.done() or self.abandoned)  # noqa: B023
+                await workflow.wait_condition(lambda: handle.done() or (self.abandoned and not whole))  # noqa: B023
                 if not handle.done():
                     await _cancelled(handle)
                     raise End("abandoned", "abandoned by an operator")
@@ -129,6 +138,18 @@ class TaskSteps(OperatorCommands):
 
     async def git(self, activity: Callable[[Any, G], Awaitable[R]], given: G, summary: str) -> R:
         return await self.do(activity, given, options.git_options(self.shared_queue, self.ready.host), summary)
+
+    async def whole(self, activity: Callable[[Any, G], Awaitable[R]], given: G, summary: str) -> tuple[R, bool]:
+        """To its end, whatever happens; with it, whether the task was cancelled meanwhile."""
+        where = options.git_options(self.shared_queue, self.ready.host)
+        running = asyncio.create_task(self.do(activity, given, where, summary, whole=True))
+        cancelled = False
+        while not running.done():
+            try:
+                await workflow.wait([running])
+            except asyncio.CancelledError:
+                cancelled = True
+        return running.result(), cancelled
 
     async def tell(self, workflow_id: str, signal: str, value: Any) -> None:
         """Signal another workflow; one that is gone needs to be told nothing."""

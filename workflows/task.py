@@ -10,6 +10,7 @@ is in `workflows.policy`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from datetime import timedelta
 
@@ -221,7 +222,7 @@ class TaskWorkflow(TaskSteps):
             case "noop":
                 raise End("no-changes", "the target has all of it already")
             case "withdrawn":
-                raise End("abandoned", "withdrawn from the merge queue")
+                raise End("abandoned", answer.reason or "abandoned by an operator")
             case "failed":
                 await self.block(BlockedReason.INFRASTRUCTURE, answer.reason)
                 return None
@@ -270,24 +271,31 @@ class TaskWorkflow(TaskSteps):
         )
         started = workflow.time()
         while True:
-            sent = await self.git(MergeActivities.submit, submission, "submit to the merge queue")
-            op = sent.op
+            # Once it may be in the queue it must be known here, so that it can be taken out again.
+            sent, cancelled = await self.whole(MergeActivities.submit, submission, "submit to the merge queue")
+            if not cancelled:
+                cancelled = await self._heard(sent.op)
+            if cancelled or (self.abandoned and sent.op not in self.answers):
+                await self._withdraw(sent)
+            if sent.op in self.answers:
+                self.ledger.add("queue", workflow.time() - started)
+                answer = self.answers.pop(sent.op)
+                if cancelled and answer.kind != "landed":
+                    raise asyncio.CancelledError
+                return answer
+
+    async def _heard(self, op: str) -> bool:
+        """Wait for the queue's answer, not for ever. True: the task was cancelled."""
+        with contextlib.suppress(TimeoutError):
             try:
                 await workflow.wait_condition(
-                    lambda op=op: op in self.answers or self.abandoned,  # type: ignore[misc]
+                    lambda: op in self.answers or self.abandoned,
                     timeout=RESUBMIT_AFTER,
                     timeout_summary="no word from the merge queue: ask again",
                 )
-            except TimeoutError:
-                continue
             except asyncio.CancelledError:
-                await self._withdraw(sent)
-                if self.landed is None:
-                    raise
-            if self.abandoned and op not in self.answers:
-                await self._withdraw(sent)
-            self.ledger.add("queue", workflow.time() - started)
-            return self.landed or self.answers.pop(op)
+                return True
+        return False
 
     async def _withdraw(self, sent: Submitted) -> None:
         """Take the candidate back. If it landed in the meantime, then it landed, and is reported so."""
@@ -296,8 +304,6 @@ class TaskWorkflow(TaskSteps):
             await workflow.wait_condition(lambda: sent.op in self.answers, timeout=timedelta(minutes=1))
         except TimeoutError:
             self.answers[sent.op] = MergeAnswer(op=sent.op, kind="withdrawn")
-        if self.answers[sent.op].kind == "landed":
-            self.landed = self.answers[sent.op]
 
     async def _settle(self, end: End) -> TaskResult:
         """Save what did not land, remove the worktree, say how it ended. Runs to its end whatever is signalled."""
@@ -309,7 +315,8 @@ class TaskWorkflow(TaskSteps):
         if self.prepared is not None:
             head = self.found.head if merged and self.found else None
             given = SettleInput(ref=self.prepared.ref, outcome=outcome, landed_head=head)
-            settled = await self.git(WorksiteActivities.settle, given, "save what did not land, remove the worktree")
+            summary = "save what did not land, remove the worktree"
+            settled, _ = await self.whole(WorksiteActivities.settle, given, summary)
             salvage_ref = settled.salvage_ref
         self.result = self.make_result(outcome, end.reason, salvage_ref)
         self.enter(Stage.ENDED)

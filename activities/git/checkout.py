@@ -185,7 +185,9 @@ class Move:
     def _read_tree(self, *options: str, env: dict[str, str] | None = None) -> None:
         try:
             self.git("read-tree", *options, "-m", "-u", self.old, self.new, env=env)
-        except GitError:
+        except GitError as error:
+            if "not uptodate" not in error.stderr:
+                raise
             # It takes a file for changed that was only touched. To look at all files takes time, so not at first.
             self.git.run("update-index", "-q", "--refresh", ok=(0, 1), env=env)
             self.git("read-tree", *options, "-m", "-u", self.old, self.new, env=env)
@@ -203,7 +205,7 @@ class Move:
         if not touched:
             return
         with tempfile.TemporaryDirectory(prefix="mergewright-git-") as made:
-            self._write_new(Path(made))
+            self._write_new(Path(made), {change.path for change in touched if _mode(self._file(change.path))})
             ours = [change for change in touched if _is_ours(change, self._file(change.path), Path(made, change.path))]
         for change in ours:
             self._remove(change.path)
@@ -213,9 +215,8 @@ class Move:
             part = [path for path in back if (PurePosixPath(path).name == ".gitattributes") is first]
             self.git("checkout-index", "-q", "-z", "--stdin", stdin=_nul_ended(part))
 
-    def _write_new(self, folder: Path) -> None:
-        """The changed files as git writes them for `new`: with its attributes, line ends and all."""
-        wanted = {change.path for change in self._changes}
+    def _write_new(self, folder: Path, wanted: set[str]) -> None:
+        """Files as git writes them for `new`: with its attributes, line ends and all."""
         entries = [
             entry
             for entry in self._listed("ls-tree", "-r", "-z", "--full-tree", self.new)
@@ -352,10 +353,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _mode(file: Path) -> int:
-    """0: there is nothing."""
+    """0: there is nothing, or cannot be: a name is too long, a folder above is a file."""
     try:
         return file.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return 0
 
 

@@ -25,8 +25,9 @@ from activities.git.run import Git, shadow
 NO_PUSH = "/mergewright-lands-this-work-itself/do-not-push"
 """Where `git push` of an agent goes: nowhere, and git's error names it."""
 
-# What git keeps of a merge, pick or revert in progress, and `git commit` clears away.
+# What git keeps of a merge, pick or revert in progress, and `git commit` clears away; and of longer undertakings.
 _IN_PROGRESS = "MERGE_HEAD MERGE_MSG MERGE_MODE MERGE_RR AUTO_MERGE SQUASH_MSG CHERRY_PICK_HEAD REVERT_HEAD".split()
+_UNDERTAKINGS = "rebase-merge rebase-apply sequencer REBASE_HEAD BISECT_LOG BISECT_START BISECT_NAMES".split()
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 # What `git check-ref-format` refuses.
 _UNSOUND = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|$)|[./]$")
@@ -55,10 +56,9 @@ class Clone:
             if not _is_directory(self.git_dir / part):
                 raise WorktreeBroken(f"{self.git_dir / part} is gone, or no directory")
         for part in ("refs", "objects"):
-            for folder, folders, files in os.walk(self.git_dir / part):
-                for name in (*folders, *files):
-                    if os.path.islink(f"{folder}/{name}"):  # noqa: PTH114 - thousands of them
-                        raise WorktreeBroken(f"{folder}/{name} is a symbolic link")
+            _check_plain(self.git_dir / part)
+        if (self.git_dir / "packed-refs").exists() and not stat.S_ISREG(_mode(self.git_dir / "packed-refs")):
+            raise WorktreeBroken(f"{self.git_dir / 'packed-refs'} is no plain file")
         for lock in (*self.git_dir.glob("*.lock"), *(self.git_dir / "refs").rglob("*.lock")):
             delete(lock)
         lent = f"{self.repository.common_dir}/objects\n"
@@ -117,7 +117,7 @@ class Clone:
 
     def copy_index(self, to: Path) -> bool:
         """The index as its owner left it; False when there is none to read."""
-        if not stat.S_ISREG(_mode(self.index)):
+        if not _is_directory(self.git_dir) or not stat.S_ISREG(_mode(self.index)):
             return False
         shutil.copy2(self.index, to)
         return True
@@ -135,9 +135,9 @@ class Clone:
         else:
             self.put("HEAD", f"ref: {head or branch}\n")
 
-    def conclude(self) -> None:
-        """No merge is in progress any more."""
-        for name in _IN_PROGRESS:
+    def conclude(self, *, abandon: bool = False) -> None:
+        """No merge is in progress any more; with `abandon`, no rebase or bisection either."""
+        for name in (*_IN_PROGRESS, *(_UNDERTAKINGS if abandon else ())):
             delete(self.git_dir / name)
 
     def _read(self, name: str) -> str:
@@ -151,7 +151,8 @@ def brought(into: Git, source: Git, sha: str) -> bool:
     False: something is missing, is not what its name says, or is malformed.
     """
     quiet = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance"]
-    return into.ok("fetch", *quiet, "--refmap=", str(source.git_dir), sha)
+    args = ("fetch", *quiet, "--refmap=", str(source.git_dir), sha)
+    return into.ok(*args) or into.ok(*args)  # a user's own gc may come between
 
 
 def make(git_dir: Path, repository: Repository, git: Git, *, head: str, refs: Mapping[str, str]) -> Clone:
@@ -210,6 +211,16 @@ def open_up(path: Path) -> None:
 def _quoted(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
+
+
+def _check_plain(folder: Path) -> None:
+    """A link would lead us elsewhere, a pipe would keep us waiting."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _check_plain(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                raise WorktreeBroken(f"{entry.path} is neither a folder nor a plain file")
 
 
 def _mode(path: Path) -> int:

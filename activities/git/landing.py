@@ -15,7 +15,8 @@ taken to its end; else its checkouts are put back to how they were, whichever la
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,13 +98,15 @@ class _Landing:
         with ExitStack() as stack:
             moves = [stack.enter_context(self._moving(checkout, base, tip)) for checkout in checkouts]
             for move in moves:
-                if found := move.blockers():
-                    raise _blocked(base, move.checkout.work_tree, found)
+                with _blocking(move, base):
+                    if found := move.blockers():
+                        raise InTheWay(found)
             places = [(checkout.work_tree, checkout.git_dir, checkout.index) for checkout in checkouts]
             self._write(_Journal(op=candidate.op, target=target, base=base, tip=tip, checkouts=places))
             try:
                 for move in moves:
-                    _bring(move, base)
+                    with _blocking(move, base):
+                        move.bring()
                 if self.repository.checkouts(target) != checkouts:
                     raise _blocked(base, self.repository.path, [f"{target} is just being checked out elsewhere"])
                 self._swap(target, base, tip, f"mergewright: land {candidate.op} {one_line(candidate.title)}")
@@ -188,9 +191,10 @@ class _Landing:
             os.close(folder)
 
 
-def _bring(move: Move, base: str) -> None:
+@contextmanager
+def _blocking(move: Move, base: str) -> Iterator[None]:
     try:
-        move.bring()
+        yield
     except InTheWay as error:
         raise _blocked(base, move.checkout.work_tree, error.found) from None
     except (GitError, OSError) as error:  # the disk is full, a folder is read-only: for a person to see to

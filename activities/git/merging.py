@@ -90,36 +90,49 @@ def unresolved(worktree: Worktree) -> list[str]:
     """Files of the merge in progress, or just concluded, that nobody has decided.
 
     A file with markers that neither side had; or a conflict that leaves no markers (binary, deleted on one side)
-    whose file is as the merge left it, and was not added (`git add`, `git rm`) either.
+    whose file is as the merge left it, and was not added (`git add`, `git rm`) either. Of a rebase or pick of the
+    agent's own: the files that git has in conflict, and that hold markers.
     """
     with worktree.files() as git, worktree.clone.reading() as source:
         pins = worktree.pins(git)
-        merges = []
+        head = worktree.bring_head(git, source)
+        merges = [(head, sha) for sha in worktree.clone.merge_heads() if brought(git, source, sha)]
         if "merge" in pins:
-            merges.append(tuple(git("rev-parse", f"{pins['merge']}^1", f"{pins['merge']}^2").split()))
-        if others := [sha for sha in worktree.clone.merge_heads() if brought(git, source, sha)]:
-            head = worktree.bring_head(git, source)
-            merges += [(head, sha) for sha in others if (head, sha) not in merges]
+            ours, theirs = git("rev-parse", f"{pins['merge']}^1", f"{pins['merge']}^2").split()
+            merges = list(dict.fromkeys([(ours, theirs), *merges]))
+        conflicts: dict[bytes, _Conflict] = {}
+        for ours, theirs in merges:
+            merged = _merge(git, ours, theirs)
+            conflicts |= {path: _Conflict(git, path, (ours, theirs), merged.tree) for path in merged.conflicts}
         unmerged = _unmerged(worktree, git)
-        found = [
-            path
-            for ours, theirs in merges
-            for merged in [_merge(git, ours, theirs)]
-            for path in merged.conflicts
-            if _undecided(worktree, git, path, (ours, theirs), merged.tree, path in unmerged)
-        ]
-    return [printable(path) for path in dict.fromkeys(found)]
+        conflicts = {path: _Conflict(git, path, (head,), None) for path in unmerged} | conflicts
+        files = {path: worktree.path / os.fsdecode(path) for path in conflicts}
+        now = {path: file.read_bytes() if file.is_file() else None for path, file in files.items()}
+        found = [path for path, conflict in conflicts.items() if conflict.undecided(now[path], path in unmerged)]
+    return sorted(map(printable, found))
 
 
-def _undecided(worktree: Worktree, git: Git, path: bytes, sides: tuple[str, ...], tree: str, unmerged: bool) -> bool:
-    file = worktree.path / os.fsdecode(path)
-    now = file.read_bytes() if file.is_file() and not file.is_symlink() else None
-    left = _blob(git, tree, path)
-    known = [_markers(_blob(git, side, path)) for side in sides]
-    if any(count > max(side[line] for side in known) for line, count in _markers(now).items()):
-        return True
-    marked = any(count > max(side[line] for side in known) for line, count in _markers(left).items())
-    return unmerged and not marked and now == left
+@dataclass(frozen=True)
+class _Conflict:
+    git: Git
+    path: bytes
+    sides: tuple[str, ...]
+    tree: str | None
+    """In which the merge left the file."""
+
+    def undecided(self, now: bytes | None, unmerged: bool) -> bool:
+        if self._marked(now):
+            return True
+        if self.tree is None or not unmerged:
+            return False
+        left = _blob(self.git, self.tree, self.path)
+        return now == left and not self._marked(left)
+
+    def _marked(self, content: bytes | None) -> bool:
+        """More markers than any side has by itself: a text about conflicts is not in conflict."""
+        known = [Counter(_MARKER.findall(_blob(self.git, side, self.path) or b"")) for side in self.sides]
+        markers = Counter(_MARKER.findall(content or b""))
+        return any(count > max(side[line] for side in known) for line, count in markers.items())
 
 
 def _unmerged(worktree: Worktree, git: Git) -> set[bytes]:
@@ -131,10 +144,6 @@ def _unmerged(worktree: Worktree, git: Git) -> set[bytes]:
     except GitError:
         return set()
     return {line.partition(b"\t")[2] for line in listed.split(b"\0") if line}
-
-
-def _markers(content: bytes | None) -> Counter[bytes]:
-    return Counter(_MARKER.findall(content or b""))
 
 
 def _blob(git: Git, tree: str, path: bytes) -> bytes | None:

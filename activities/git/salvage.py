@@ -62,14 +62,23 @@ def save(worktree: Worktree, *, task_id: str, outcome: str, kept: str | None = N
         base = worktree.base()
         safe = [sha for sha in (base, target, kept) if sha]
         parents = [head]
-        for sha in _others(worktree.clone, source, head, tree) if source is not None else ():
-            if source is not None and _beyond(source, sha, [*parents, *safe]) and brought(git, source, sha):
-                parents.append(sha)
-        begun = head if not _beyond(git, head, safe) else _fork(git, head, target or base)
-        if tree == _tree(git, head) and len(parents) == 1 and begun == head:
+        if source is not None:
+            parents += _only_there(worktree.clone, git, source, head, tree, safe)
+        committed = _beyond(git, head, safe)
+        if tree == _tree(git, head) and parents == [head] and not committed:
             return None
+        begun = _fork(git, head, target or base) if committed else head
         files = len(git("diff-tree", "-r", "-z", "--name-only", begun, tree).split("\0")) - 1
         return _keep(git, task_id, outcome, tree, parents, files)
+
+
+def _only_there(clone: Clone, git: Git, source: Git, head: str, tree: str, safe: list[str]) -> list[str]:
+    """What no other commit contains, brought over; what cannot be, being corrupt, is left."""
+    found: list[str] = []
+    for sha in _others(clone, source, head, tree):
+        if _beyond(source, sha, [head, *found, *safe]) and brought(git, source, sha):
+            found.append(sha)
+    return found
 
 
 def _others(clone: Clone, source: Git, head: str, tree: str) -> Iterator[str]:
@@ -105,9 +114,12 @@ def _keep(git: Git, task_id: str, outcome: str, tree: str, parents: list[str], f
             return Saved(last, git("rev-parse", last), files)
         ref = f"{folder}/{max(numbers, default=0) + 1}"
         commit = _commit(git, tree, parents, _message(task_id, outcome, ref, files))
-        with suppress(GitError):  # another attempt took the number: look again
+        try:
             git.update_refs(f"create {ref} {commit}")
             return Saved(ref, commit, files)
+        except GitError:
+            if not git.ok("show-ref", "--verify", "-q", ref):  # else another attempt took the number: look again
+                raise
 
 
 def _message(task_id: str, outcome: str, ref: str, files: int) -> str:

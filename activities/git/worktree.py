@@ -180,6 +180,7 @@ class Worktree:
                 git("clean", "-q", "-ffd")
             self.clone.put("HEAD", f"ref: refs/heads/{self.branch}\n")
             self.settle(git, head)
+            self.clone.conclude(abandon=True)
             git.update_refs(f"delete {pin('reset', self.key)}")
 
     def _reset(self, git: Git, head: str) -> None:

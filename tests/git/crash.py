@@ -1,7 +1,8 @@
-"""Lands in a process of its own that kills itself with SIGKILL just before its n-th step that has an effect.
+"""Lands in a process of its own that kills itself with SIGKILL just before a certain step that has an effect.
 
-Run as `python -m tests.git.crash`. A line of JSON in, {"repo", "folder", "candidate", "base", "tip", "step"}; a line
-out: {"steps": n} when it came to the end in n steps, {"killed": what} when step `step` was `what`.
+Run as `python -m tests.git.crash`. A line of JSON in, {"repo", "folder", "candidate", "base", "tip", "step"}: the
+number of the step, or a word that is in it. A line out: {"steps": n} when it came to its end in n steps, {"killed":
+what, "step": n} when it did not.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from activities.contracts import Candidate
 from activities.git.landing import land
 from activities.git.repository import open_repository
 
-_EFFECTS = {"os.rename", "os.remove", "os.symlink", "os.rmdir", "shutil.copyfile", "subprocess.Popen"}
+_EFFECTS = {"open", "os.rename", "os.remove", "os.symlink", "os.rmdir", "shutil.copyfile", "subprocess.Popen"}
+_ASIDE = re.compile(rf"'(?:/dev/null|{re.escape(tempfile.gettempdir())}/)")
 _DIED = 99
 
 
@@ -35,23 +39,24 @@ def main() -> None:
         _, status = os.waitpid(child, 0)
         killed = os.WIFSIGNALED(status)
         assert killed or os.waitstatus_to_exitcode(status) == 0, steps
-        print(json.dumps({"killed": steps[-1]} if killed else {"steps": len(steps)}), flush=True)
+        answer = {"killed": steps[-1], "step": len(steps) - 1} if killed else {"steps": len(steps)}
+        print(json.dumps(answer), flush=True)
 
 
-def _land(asked: dict[str, str], write: int) -> None:
+def _land(asked: dict[str, Any], write: int) -> None:
     count = 0
 
     def step(event: str, args: tuple[object, ...]) -> None:
         nonlocal count
-        if event == "open":
-            effect = isinstance(args[2], int) and bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        else:
-            effect = event in _EFFECTS
+        if event not in _EFFECTS:
+            return
         what = str(args[:2])
-        if not effect or (event != "subprocess.Popen" and tempfile.gettempdir() in what):
+        if event == "open" and not (isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            return
+        if event != "subprocess.Popen" and ("'/" not in what or _ASIDE.search(what)):
             return
         os.write(write, f"{event} {what.rpartition('--no-pager')[2]}".replace("\n", " ").encode() + b"\n")
-        if count == asked["step"]:
+        if asked["step"] == count or (isinstance(asked["step"], str) and asked["step"] in what):
             os.kill(os.getpid(), signal.SIGKILL)
         count += 1
 

@@ -10,17 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from activities.contracts import Candidate, Landed
-from activities.git import landing
 from activities.git.candidate import CANDIDATES, SOURCES, build, pin
+from activities.git.checkout import Move
 from activities.git.landing import NotAFastForward, land
 from activities.git.locks import exclusive
 from activities.git.repository import Repository, RepositoryProblem, open_repository
-from activities.git.run import Git
+from activities.git.run import Git, GitError
 from tests.git.landings import MAIN, candidate, land_it, landed_ops, work
 from tests.git.repos import commit, git, make_repo, run_git, write
 from tests.git.test_checkout import contents, left_in, state
@@ -119,13 +120,13 @@ def test_a_branch_moved_behind_our_back(
     dirty(repo)
     pushed = git(repo, "commit-tree", "main^{tree}", "-p", "main", "-m", "pushed")
     before = contents(repo)
-    real = landing._bring
+    real = Move.bring
 
-    def push(*args: object) -> None:
-        real(*args)  # type: ignore[arg-type]
+    def bring_and_push(self: Move) -> None:
+        real(self)
         git(repo, "update-ref", MAIN, pushed)
 
-    monkeypatch.setattr(landing, "_bring", push)
+    monkeypatch.setattr(Move, "bring", bring_and_push)
     assert land(repository, given, base, tip, folder) == Landed(kind="lost_race", sha=pushed)
     assert contents(repo) == before
     assert left_in(repo) == []
@@ -182,21 +183,61 @@ def test_a_rebase_of_the_target(repo: Path, folder: Path) -> None:
     assert land_it(repo, folder, given).kind == "landed"
 
 
-def test_a_disk_that_is_full(repo: Path, repository: Repository, folder: Path) -> None:
-    """Git dies in the middle of a file, with others done: what it did goes back."""
-    given = task(repo, a="small\n", big="x" * 100_000)
-    base, tip = tip_of(repository, given)
-    dirty(repo)
-    before = contents(repo)
+def test_a_name_that_the_file_system_refuses(repo: Path, folder: Path) -> None:
+    blob, name = git(repo, "hash-object", "-w", "--stdin", stdin=b"x"), "n" * 300
+    task(repo)
+    side = repo.with_name("repo-side")
+    git(side, "update-index", "--add", "--cacheinfo", f"100644,{blob},{name}")
+    git(side, "commit", "-q", "-m", "a name that is too long")
+    landed = land_it(repo, folder, candidate(repo, git(side, "rev-parse", "HEAD")))
+    assert (landed.kind, landed.in_the_way) == ("blocked", [name])
+
+
+@contextmanager
+def small_files_only() -> Iterator[None]:
+    """The kernel kills git when it writes a file of more than 50 kB, in the middle of it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        landed = land(repository, given, base, tip, folder)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (landed.kind, landed.in_the_way) == ("blocked", [])
+
+
+def test_a_file_that_cannot_be_written(
+    repo: Path, repository: Repository, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git finds out in the middle of it, with other files done: they go back."""
+    given = task(repo, a="small\n", big="x" * 100_000)
+    base, tip = tip_of(repository, given)
+    dirty(repo)
+    before = contents(repo), (repo / ".git/index").read_bytes()
+    real = Move.bring
+
+    def bring(self: Move) -> None:
+        with small_files_only():
+            real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Move, "bring", bring)
+        landed = land(repository, given, base, tip, folder)
+    assert (landed.kind, landed.sha, landed.in_the_way) == ("blocked", base, [])
     assert "read-tree" in landed.reason
-    assert contents(repo) == before
+    assert (contents(repo), (repo / ".git/index").read_bytes()) == before
+    assert left_in(repo) == []
+    assert not (folder / "landing.json").exists()
+    assert land(repository, given, base, tip, folder).kind == "landed"
+    is_clean(repo)
+
+
+def test_a_full_disk_on_the_way_there_and_back(repo: Path, repository: Repository, folder: Path) -> None:
+    """It cannot even be undone; it is when there is space again."""
+    given = task(repo, a="small\n", big="x" * 100_000)
+    base, tip = tip_of(repository, given)
+    dirty(repo)
+    with small_files_only(), pytest.raises(GitError):
+        land(repository, given, base, tip, folder)
+    assert repository.tip(MAIN) == base
     assert land(repository, given, base, tip, folder).kind == "landed"
     is_clean(repo)
 
@@ -240,7 +281,7 @@ def crash(repo: Path, folder: Path, tmp_path: Path) -> Iterator[Crash]:
     assert driver.stdin
     assert driver.stdout
 
-    def run(given: Candidate, base: str, tip: str, step: int) -> dict[str, str | int]:
+    def run(given: Candidate, base: str, tip: str, step: int | str) -> dict[str, str | int]:
         asked = {"repo": str(repo), "folder": str(folder), "candidate": given.model_dump(mode="json")}
         print(json.dumps(asked | {"base": base, "tip": tip, "step": step}), file=driver.stdin, flush=True)
         answer: dict[str, str | int] = json.loads(driver.stdout.readline())
@@ -266,7 +307,9 @@ def test_killed_before_any_step(repo: Path, repository: Repository, folder: Path
     users = {name: state(repo)[name] for name in USERS}
     killed = []
     base, tip = tip_of(repository, given)
-    while "killed" in (died := crash(given, base, tip, len(killed))):
+    step: int | str = "landing.new"  # before it writes the journal it only looks
+    while "killed" in (died := crash(given, base, tip, step)):
+        step = int(died["step"]) + 1
         killed.append(str(died["killed"]))
         if then == "another":
             assert land_it(repo, folder, other).kind == "landed"
@@ -283,22 +326,37 @@ def test_killed_before_any_step(repo: Path, repository: Repository, folder: Path
         put_back(repo, base)
         users = {name: state(repo)[name] for name in USERS}
         base, tip = tip_of(repository, given)
-    assert len(killed) > 25
+    assert len(killed) >= 15
     for step in ("read-tree', '-m", "update-ref', '-m", "index.lock", "landing.json", "mergewright-index-before"):
         assert any(step in what for what in killed), step
     assert run_git(repo, "fsck", "--no-dangling").stderr == b""
 
 
+def test_killed_again_before_any_step_of_the_undoing(
+    repo: Path, repository: Repository, folder: Path, crash: Crash
+) -> None:
+    given = task(repo)
+    dirty(repo)
+    base, tip = tip_of(repository, given)
+    killed = []
+    for step in range(100):
+        before = contents(repo), (repo / ".git/index").read_bytes()
+        assert "killed" in crash(given, base, tip, "update-ref', '-m")
+        died = crash(given, base, tip, step)
+        killed.append(str(died["killed"]))
+        if "landing.new" in killed[-1]:  # it is undone, and a new landing begins
+            break
+        assert land(repository, given, base, tip, folder).kind == "landed"
+        is_clean(repo)
+        put_back(repo, base)
+        base, tip = tip_of(repository, given)
+    assert (contents(repo), (repo / ".git/index").read_bytes()) == before
+    assert len(killed) > 5
+    for step_name in ("checkout-index", "mergewright-index-before", "index.lock"):
+        assert any(step_name in what for what in killed), killed
+
+
 # --- what a killed git leaves --------------------------------------------------------------------------------------
-
-
-def killed_before(crash: Crash, step: str, given: Candidate, base: str, tip: str) -> None:
-    """Killed just before the first step that has `step` in it."""
-    for number in range(1000):
-        died = crash(given, base, tip, number)
-        assert "killed" in died, f"there is no step {step!r}"
-        if step in str(died["killed"]):
-            return
 
 
 def test_git_killed_in_the_middle_of_a_file(repo: Path, repository: Repository, folder: Path) -> None:
@@ -353,7 +411,7 @@ def test_git_killed_while_it_moves_the_branch(
     given = task(repo)
     base, tip = tip_of(repository, given)
     dirty(repo)
-    killed_before(crash, "update-ref', '-m", given, base, tip)
+    assert "killed" in crash(given, base, tip, "update-ref', '-m")
     if lock == "written":
         stale_ref_lock(repo, tip)
         (repo / ".git/HEAD.lock").unlink()  # ours never locks the user's HEAD
@@ -373,7 +431,7 @@ def test_a_lock_that_was_there_before_is_not_ours(
     lock = repo / ".git/refs/heads/main.lock"
     lock.touch()
     os.utime(lock, (time.time() - 60, time.time() - 60))
-    killed_before(crash, "update-ref', '-m", given, base, tip)
+    assert "killed" in crash(given, base, tip, "update-ref', '-m")
     assert land(repository, given, base, tip, folder).kind == "blocked"
     assert lock.exists()
     lock.unlink()
@@ -386,7 +444,7 @@ def test_git_killed_while_it_deletes_the_pins(repo: Path, repository: Repository
     base, tip = tip_of(repository, given)
     dirty(repo)
     git(repo, "pack-refs", "--all")
-    killed_before(crash, "update-ref', '--stdin", given, base, tip)
+    assert "killed" in crash(given, base, tip, "update-ref', '--stdin")
     for name in ("packed-refs.lock", "packed-refs.new", f"{CANDIDATES}{given.op}.lock"):
         (repo / ".git" / name).parent.mkdir(parents=True, exist_ok=True)
         (repo / ".git" / name).touch()
@@ -443,7 +501,7 @@ def test_the_user_removed_the_lock_and_committed(
     """In the worst moment, with everything staged: the commit has the task's work, which is then found there."""
     given = task(repo)
     base, tip = tip_of(repository, given)
-    killed_before(crash, "update-ref', '-m", given, base, tip)
+    assert "killed" in crash(given, base, tip, "update-ref', '-m")
     (repo / ".git/index.lock").unlink()
     assert git(repo, "status", "--porcelain") != ""
     git(repo, "commit", "-qam", "mine")
@@ -461,7 +519,7 @@ def test_a_checkout_that_is_gone(repo: Path, repository: Repository, folder: Pat
     git(repo, "worktree", "add", "-q", str(linked), "main")
     given = task(repo)
     base, tip = tip_of(repository, given)
-    killed_before(crash, "update-ref', '-m", given, base, tip)
+    assert "killed" in crash(given, base, tip, "update-ref', '-m")
     git(repo, "worktree", "remove", "--force", "--force", str(linked))
     assert land(repository, given, base, tip, folder).kind == "landed"
     assert list((repo / ".git").rglob("*.lock")) == []

@@ -11,14 +11,14 @@ from activities.git.merging import abort_merge, start_merge, unresolved
 from activities.git.repository import Repository, open_repository
 from activities.git.worktree import Worktree, create
 from tests.git.repos import commit, git, make_repo, run_git, write
+from tests.git.worktrees import MAIN
 
-MAIN = "refs/heads/main"
 LINES = "".join(f"line {number}\n" for number in range(20))
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    files = {
+    files: dict[str, bytes | str | None] = {
         "both.txt": LINES,
         "logo.bin": b"\0\1\2",
         "gone.txt": "gone\n",
@@ -153,6 +153,27 @@ def test_an_agent_s_own_merge_is_looked_at_too(worktree: Worktree) -> None:
     write(worktree.path, {"both.txt": "both\n"})
     git(worktree.path, "add", "gone.txt", "logo.bin")
     assert unresolved(worktree) == []
+
+
+def test_a_rebase_of_the_agent_s_own_is_looked_at_too(worktree: Worktree, repository: Repository) -> None:
+    commit(repository.path, {"both.txt": LINES.replace("line 3", "theirs")})
+    commit(worktree.path, {"both.txt": LINES.replace("line 3", "ours")})
+    worktree.refresh()
+    assert run_git(worktree.path, "rebase", "origin/main", check=False).returncode == 1
+    assert unresolved(worktree) == ["both.txt"]
+    write(worktree.path, {"both.txt": LINES})
+    assert unresolved(worktree) == []
+    git(worktree.path, "add", "both.txt")
+    git(worktree.path, "rebase", "--continue")
+    assert worktree.commit_all("x") == git(worktree.path, "rev-parse", worktree.branch)
+
+
+def test_put_back_ends_a_rebase(worktree: Worktree) -> None:
+    ours, _ = conflict(worktree)
+    worktree.refresh()
+    assert run_git(worktree.path, "rebase", "origin/main", check=False).returncode == 1
+    worktree.put_back(ours)
+    assert git(worktree.path, "status").startswith(f"On branch {worktree.branch}\nnothing to commit")
 
 
 def test_renames_folders_and_links_in_conflict(worktree: Worktree, repository: Repository) -> None:

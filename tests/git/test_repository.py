@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def _reftable(path: Path) -> Path:
         (_reftable, "refs are stored as 'reftable'"),
     ],
 )
-def test_what_cannot_be_worked_on_is_told_in_one_line(tmp_path: Path, make, says: str) -> None:  # type: ignore[no-untyped-def]
+def test_what_cannot_be_worked_on_is_told_in_one_line(tmp_path: Path, make: Callable[[Path], Path], says: str) -> None:
     named = make(tmp_path / "it")
     with pytest.raises(RepositoryProblem) as problem:
         open_repository(str(named))

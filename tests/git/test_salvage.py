@@ -14,19 +14,7 @@ from activities.git.salvage import listing, restore, save
 from activities.git.worktree import Worktree, create
 from activities.home import safe_name
 from tests.git.repos import commit, git, make_repo, run_git, write
-
-MAIN = "refs/heads/main"
-FILES = {"README.md": "hello\n", "src/app.py": "print(1)\n", "src/lib.py": "x = 1\n", ".gitignore": "*.log\n"}
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    return open_repository(str(make_repo(tmp_path / "repo", FILES)))
-
-
-@pytest.fixture
-def worktree(repository: Repository, tmp_path: Path) -> Worktree:
-    return create(repository, tmp_path / "w" / "t.1", "t.1", "mergewright/t", repository.tip(MAIN), MAIN)
+from tests.git.worktrees import MAIN
 
 
 def saved(worktree: Worktree, **more: str) -> str | None:
@@ -119,11 +107,6 @@ def test_everything_in_the_files_is_saved(worktree: Worktree, submodule: Path) -
         "sub/s": b"changed inside of the submodule",
     }
     assert git(worktree.repository.path, "fsck", "--no-dangling") == ""
-
-
-@pytest.fixture
-def submodule(tmp_path: Path) -> Path:
-    return make_repo(tmp_path / "submodule", {"s": "1"})
 
 
 def test_a_submodule_without_work_is_no_work(repository: Repository, submodule: Path, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from activities.git.repository import Repository, open_repository
 from activities.git.salvage import listing, restore, save
 from activities.git.worktree import Worktree, create, rebuild
 from tests.git.repos import Canary, commit, git, make_repo, run_git, write
-
-MAIN = "refs/heads/main"
+from tests.git.worktrees import MAIN
 
 
 @pytest.fixture
