@@ -26,7 +26,6 @@ from console.follow import follow
 from service.connect import TASK_QUEUE, connect, connect_config
 from service.devserver import CannotServe
 from workflows.contracts import QueueStatus, TaskResult, TaskStatus
-from workflows.task import TaskWorkflow
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 salvage_app = typer.Typer(no_args_is_help=True, help="Work that did not land, saved under refs of the repository.")
@@ -114,7 +113,7 @@ def start(
         client = await connected(address, namespace)
         try:
             await client.start_workflow(
-                TaskWorkflow.run, task, id=name, task_queue=task_queue, static_summary=task.title
+                "TaskWorkflow", inputs.payload(task), id=name, task_queue=task_queue, static_summary=task.title
             )
         except WorkflowAlreadyStartedError:
             raise CannotServe(f"a task {name} is running: choose another --id, or: starter.py status {name}") from None

@@ -22,8 +22,7 @@ from console import scripted_agent
 from console.follow import follow
 from service.connect import TASK_QUEUE, connect
 from service.devserver import CannotServe, free_port, port_is_free
-from workflows.contracts import Stage, TaskInput, TaskResult, TaskStatus
-from workflows.task import TaskWorkflow
+from workflows.contracts import Stage, TaskResult, TaskStatus
 
 UI_PORT = 8233
 
@@ -160,10 +159,8 @@ async def demo(console: Console, keep: bool) -> bool:
         client = await _connected(worker, folder, port)
         console.print(f"web UI: http://127.0.0.1:{ui_port}", highlight=False)
         for name, given in task_inputs(folder).items():
-            task = TaskInput.model_validate(given)
-            await client.start_workflow(
-                TaskWorkflow.run, task, id=name, task_queue=TASK_QUEUE, static_summary=task.title
-            )
+            title = str(given["title"])
+            await client.start_workflow("TaskWorkflow", given, id=name, task_queue=TASK_QUEUE, static_summary=title)
         ends = await follow(client, list(EXPECTED), console, lambda status: _approve(client, status))
     finally:
         if not keep:
@@ -186,10 +183,10 @@ def _start_worker(folder: Path, port: int, ui_port: int) -> subprocess.Popen[byt
     top = Path(__file__).resolve().parent.parent
     argv = [sys.executable, str(top / "worker.py"), "--dev", "--home", str(folder / "home"), "--agents", "8",
             "--port", str(port), "--ui-port", str(ui_port), "--gate-slots", "2"]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}
     with (folder / "worker.log").open("wb") as output:
         # In a session of its own: Ctrl-C is for the demonstration, which then ends the worker.
-        return subprocess.Popen(argv, cwd=top, stdout=output, stderr=output, start_new_session=True,
-                                env={name: value for name, value in os.environ.items() if "TEMPORAL" not in name})  # fmt: skip
+        return subprocess.Popen(argv, cwd=top, stdout=output, stderr=output, env=environment, start_new_session=True)
 
 
 async def _connected(worker: subprocess.Popen[bytes], folder: Path, port: int) -> Client:

@@ -37,12 +37,17 @@ def task_input(file: Path | None, flags: dict[str, Any]) -> TaskInput:
         raise typer.BadParameter(explain(error)) from None
 
 
+def payload(task: TaskInput) -> dict[str, Any]:
+    """What is sent: only what was given, so that the repository's own settings fill in the rest."""
+    return task.model_dump(mode="json", exclude_unset=True)
+
+
 def gate(text: str) -> dict[str, str]:
     """`name=command`; without a name the first word is one."""
     name, separator, command = text.partition("=")
     if separator and name.replace("-", "").replace("_", "").isalnum():
         return {"name": name, "command": command}
-    first = "".join(char for char in Path(text.split()[0]).name if char.isalnum() or char in "._-")
+    first = "".join(char for char in Path(text.split(maxsplit=1)[0]).name if char.isalnum() or char in "._-")
     return {"name": first or "gate", "command": text}
 
 

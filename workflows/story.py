@@ -29,10 +29,9 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
     if status.salvage_ref:
         lines += ["", f"Saved work: `{status.salvage_ref}`"]
     if turns:
-        lines += ["", "| turn | role | agent | end | seconds | cost |", "|---|---|---|---|---|---|"]
+        lines += ["", "#### Turns", ""]
         lines += [
-            f"| {turn.turn} | {turn.role} | {turn.agent} | {turn.end} "
-            f"| {turn.seconds:.1f} | ${turn.usage.cost_usd:.4f} |"
+            f"- {turn.turn}: {turn.role}, {turn.agent}: {turn.end}, {turn.seconds:.1f} s, ${turn.usage.cost_usd:.4f}"
             for turn in turns[-20:]
         ]
     if status.problems:

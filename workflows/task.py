@@ -291,7 +291,7 @@ class TaskWorkflow(TaskSteps):
                 await workflow.wait_condition(
                     lambda: op in self.answers or self.abandoned,
                     timeout=RESUBMIT_AFTER,
-                    timeout_summary="no word from the merge queue: ask again",
+                    timeout_summary="waits for the merge queue",
                 )
             except asyncio.CancelledError:
                 return True

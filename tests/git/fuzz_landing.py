@@ -4,6 +4,7 @@ Run as `python -m tests.git.fuzz_landing FOLDER SECONDS SEED`: prints a report, 
 
 A worker is a fork that lands what is left to do, from a file that it keeps, as the history of a workflow would be
 kept. After 35 to 75 ms it is killed: sometimes alone, so that its git lives on; sometimes with all its processes.
+When none of them gets anywhere, as the machine is busy, they are given a little more time.
 Now and then a task that is just landing is put off, as if it were cancelled, and another one comes first.
 """
 
@@ -177,9 +178,11 @@ def one_round(place: Path, rnd: random.Random, report: Report, deadline: float) 
         kept,
         {"todo": [one.model_dump(mode="json") for one in given], "now": None, "already": 0, "undone": 0, "blocked": 0},
     )
+    patience: float = 1.0
+    before: tuple[object, ...] = ()
     while True:
         process, code = start(repo, folder, kept), None
-        end = time.monotonic() + rnd.uniform(0.035, 0.075)
+        end = time.monotonic() + rnd.uniform(0.035, 0.075) * patience
         calm = time.monotonic() > deadline  # out of time: what is left lands in peace
         while code is None and (calm or time.monotonic() < end):
             time.sleep(0.001)
@@ -191,6 +194,8 @@ def one_round(place: Path, rnd: random.Random, report: Report, deadline: float) 
         elif code != 0:
             raise AssertionError(f"the worker failed; {kept.read_text()[-500:]}")
         told = json.loads(kept.read_text())
+        stands = (told["todo"], told["now"])
+        patience, before = (patience * 1.1, before) if stands == before else (1.0, stands)
         if not told["todo"]:
             break
         if rnd.random() < 0.1:

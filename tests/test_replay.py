@@ -1,0 +1,141 @@
+"""Recorded histories of every way a task ends: today's workflows must replay them, or running tasks would break.
+
+To record anew, after a change that `workflow.patched` cannot cover because no such task can be running:
+
+    RECORD_HISTORIES=1 .venv/bin/python -m pytest tests/test_replay.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowHandle, WorkflowHistory
+from temporalio.worker import Replayer
+
+from service.converter import InputGuard, data_converter
+from service.run import workflow_runner
+from tests.kit import Kit, status_when
+from tests.test_queue import the_queue
+from workflows.contracts import Stage
+from workflows.merge_queue import MergeQueueWorkflow
+from workflows.task import TaskWorkflow
+from workflows.unknown import UnknownWorkflow
+
+HISTORIES = Path(__file__).parent / "histories"
+WRITE = {"write": {"a.txt": "x\n"}}
+Handle = WorkflowHandle[Any, Any]
+
+
+async def merged(kit: Kit) -> Handle:
+    """Through everything: a plan, a limit, a red gate, a review round, a conflict."""
+    agent = kit.agent(
+        planner=[{"say": "Plan"}],
+        executor=[{"fail": 75, "stderr": "retry-after: 0"}, {"append": {"README.md": "bad\n"}, "sleep": 1}],
+        fixer=[{"shell": "sed -i s/bad/good/ README.md"}, WRITE],
+        reviewer=[{"say": "VERDICT: NEEDS_CHANGES"}, {"say": "VERDICT: APPROVED"}],
+        resolver=[{"resolve": True}],
+    )
+    gate = {"name": "good", "command": "! grep -q bad README.md"}
+    handle = await kit.start(kit.input(agent=agent, reviewers=[agent], gates=[gate], interactive=True))
+    await status_when(handle, lambda now: now.stage is Stage.APPROVAL)
+    await kit.run(agent=kit.agent(executor=[{"append": {"README.md": "other\n"}}]))
+    await handle.signal("approve_plan")
+    return handle
+
+
+async def no_changes(kit: Kit) -> Handle:
+    return await kit.start(kit.input(agent=kit.agent(executor=[{}])))
+
+
+async def rejected(kit: Kit) -> Handle:
+    handle = await kit.start(kit.input(agent=kit.agent(planner=[{"say": "Plan"}]), interactive=True))
+    await status_when(handle, lambda now: now.stage is Stage.APPROVAL)
+    await handle.signal("reject_plan")
+    return handle
+
+
+async def abandoned(kit: Kit) -> Handle:
+    handle = await kit.start(kit.input(agent=kit.agent(executor=[{**WRITE, "sleep": 20}])))
+    await status_when(handle, lambda now: now.stage is Stage.WORK)
+    await handle.signal("nonsense")
+    await handle.execute_update("abandon")
+    return handle
+
+
+async def cancelled(kit: Kit) -> Handle:
+    handle = await kit.start(kit.input(agent=kit.agent(executor=[{"say": "NEEDS_FOLLOWUP x"}])))
+    await status_when(handle, lambda now: now.stage is Stage.BLOCKED)
+    await handle.signal("continue_task", "go on")
+    await status_when(handle, lambda now: now.turns > 2 and now.stage is Stage.BLOCKED)
+    await handle.cancel()
+    return handle
+
+
+async def failed(kit: Kit) -> Handle:
+    agent = kit.agent(executor=[{**WRITE, "say": "NEEDS_FOLLOWUP x"}])
+    return await kit.start(kit.input(agent=agent, on_blocked="fail"))
+
+
+async def refused(kit: Kit) -> Handle:
+    return await kit.start({"title": "no repository"})
+
+
+ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
+    merged, no_changes, rejected, abandoned, cancelled, failed, refused,
+]  # fmt: skip
+
+
+def replayer() -> Replayer:
+    return Replayer(
+        workflows=[TaskWorkflow, MergeQueueWorkflow, UnknownWorkflow],
+        data_converter=data_converter,
+        interceptors=[InputGuard()],
+        workflow_runner=workflow_runner(),
+    )
+
+
+def keep(name: str, history: WorkflowHistory) -> None:
+    """Without the names of the machine that it was recorded on."""
+    text = json.dumps(json.loads(history.to_json()), indent=1)
+    text = re.sub(r'"identity": "[^"]*"', '"identity": "worker"', text)
+    HISTORIES.mkdir(exist_ok=True)
+    (HISTORIES / f"{name}.json").write_text(text + "\n")
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
+async def test_every_ending_replays_as_it_ran(kit: Kit, ending: Callable[[Kit], Awaitable[Handle]]) -> None:
+    async with kit.worker():
+        handle = await ending(kit)
+        try:
+            await handle.result()
+        except Exception as error:
+            assert ending in (failed, refused), error
+        histories = {ending.__name__: await handle.fetch_history()}
+        if ending is merged:
+            histories["merge_queue"] = await the_queue(kit).fetch_history()
+    for name, history in histories.items():
+        await replayer().replay_workflow(history)
+        if os.environ.get("RECORD_HISTORIES"):
+            keep(name, history)
+
+
+async def test_recorded_histories_still_replay() -> None:
+    recorded = sorted(HISTORIES.glob("*.json"))
+    assert {path.stem for path in recorded} >= {ending.__name__ for ending in ENDINGS} | {"merge_queue"}
+    for path in recorded:
+        await replayer().replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))
+
+
+async def test_a_workflow_that_decides_otherwise_is_found_out() -> None:
+    """The check can fail: without its last answer the recorded task would have to go on."""
+    history = json.loads((HISTORIES / "no_changes.json").read_text())
+    scheduled = [event for event in history["events"] if "activityTaskScheduledEventAttributes" in event]
+    scheduled[1]["activityTaskScheduledEventAttributes"]["activityType"]["name"] = "another_activity"
+    with pytest.raises(Exception, match="Nondeterminism"):
+        await replayer().replay_workflow(WorkflowHistory.from_json("changed", history))

@@ -1,0 +1,87 @@
+"""`starter.py` as an operator uses it: real processes, real output."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.git.repos import commit, git
+from tests.kit import Kit, status_when
+from workflows.contracts import Stage
+
+TOP = Path(__file__).parent.parent
+
+
+async def starter(kit: Kit, *args: str, code: int = 0) -> str:
+    """Its output; on one line of its own for each line, whatever the terminal."""
+    address = kit.client.service_client.config.target_host
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, str(TOP / "starter.py"), *args],
+        cwd=kit.repo,
+        env={**os.environ, "TEMPORAL_ADDRESS": address, "COLUMNS": "200", "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+async def test_a_task_is_started_from_a_file_followed_and_steered(kit: Kit) -> None:
+    agent = kit.agent(planner=[{"say": "The plan"}], executor=[{"write": {"a.txt": "x\n"}}])
+    task = kit.folder / "task.json"
+    task.write_text(json.dumps({"title": "From a file", "agent": agent, "interactive": True}))
+    common = ("--task-queue", kit.task_queue)
+    async with kit.worker():
+        assert "task-1" in await starter(kit, "start", "-f", str(task), "--id", "task-1", "--detach", *common)
+        handle = kit.client.get_workflow_handle("task-1")
+        await status_when(handle, lambda now: now.stage is Stage.APPROVAL)
+        assert "is running" in await starter(kit, "start", "-f", str(task), "--id", "task-1", *common, code=1)
+        assert "The plan" in await starter(kit, "plan", "task-1")
+        assert json.loads(await starter(kit, "status", "task-1"))["stage"] == "awaiting approval"
+        assert "next turn" in await starter(kit, "say", "task-1", "be quick")
+        assert "not blocked" in await starter(kit, "continue", "task-1", code=1)
+        assert "approved" in await starter(kit, "approve", "task-1")
+        followed = await starter(kit, "follow", "task-1")
+        assert '"outcome": "merged"' in followed
+        assert "task-1: merged" in followed
+        assert "completed" in await starter(kit, "list")
+        assert '"landed": 1' in await starter(kit, "queue")
+
+
+async def test_flags_make_a_task_and_the_repository_fills_in_the_rest(kit: Kit) -> None:
+    command = ", ".join(f'"{word}"' for word in kit.agent(executor=[{"write": {"a.txt": "x\n"}}])["command"])
+    commit(kit.repo, {"mergewright.toml": f'agent = {{ runtime = "command", command = [{command}] }}\n'})
+    flags = ("--title", "By flags", "--gate", "there=test -f a.txt", "--strategy", "squash")
+    async with kit.worker():
+        ended = await starter(kit, "start", *flags, "--task-queue", kit.task_queue)
+    assert '"outcome": "merged"' in ended
+    assert git(kit.repo, "log", "-1", "--format=%s") == "By flags"
+
+
+async def test_mistakes_are_told_before_anything_starts(kit: Kit) -> None:
+    assert "title: required" in await starter(kit, "start", code=2)
+    bad = kit.folder / "bad.toml"
+    bad.write_text("titel = 'x'\n")
+    assert "titel: unknown field" in await starter(kit, "start", "-f", str(bad), code=2)
+    assert "workflow not found" in await starter(kit, "status", "no-such-task", code=1)
+
+
+async def test_saved_work_is_listed_and_restored(kit: Kit) -> None:
+    agent = kit.agent(executor=[{"write": {"a.txt": "precious\n"}, "say": "NEEDS_FOLLOWUP x"}])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent), "lost")
+        await status_when(handle, lambda now: now.blocked is not None)
+        await handle.signal("abandon")
+        result = await handle.result()
+    assert result.salvage_ref is not None
+    assert result.salvage_ref in await starter(kit, "salvage", "list")
+    branch = (await starter(kit, "salvage", "restore", result.salvage_ref)).strip()
+    assert kit.show("a.txt", branch) == "precious"
+    assert git(kit.repo, "symbolic-ref", "HEAD") == "refs/heads/main"
