@@ -44,8 +44,9 @@ class GateActivities:
         ref = given.ref
         worktree = await blocking(worktree_of, self.site.home, ref)
         (await fence.take(self.site.home.worktree_lock(ref.key))).close()
-        # What a gate writes is no work: the tree is put back to the commit before and after.
-        await blocking(worktree.put_back, given.commit)
+        # What a gate writes is no work: the tree is put back to the commit, also after one that was killed.
+        if activity.info().attempt > 1:
+            await blocking(worktree.put_back, given.commit)
         results = await self._run_all(given, worktree.path, logs, self.site.home.worktree_lock(ref.key))
         await blocking(worktree.put_back, given.commit)
         return results

@@ -18,6 +18,7 @@ from activities.gates import GateActivities
 from activities.home import Home
 from activities.merging import MergeActivities
 from activities.prepare import PrepareActivities
+from activities.process import has_namespaces
 from activities.site import Site
 from activities.turn import TurnActivities
 from activities.worksite import WorksiteActivities
@@ -112,7 +113,7 @@ async def run_worker(
             for worker in make_workers(site, agents, gate_slots, [lifeline, InputGuard()]):
                 await stack.enter_async_context(worker)
             log.info("worker is up", task_queue=task_queue, host=host, agents=agents, gate_slots=gate_slots,
-                     home=str(home.root), pid=os.getpid())  # fmt: skip
+                     namespaces=has_namespaces(), home=str(home.root), pid=os.getpid())  # fmt: skip
             chores = [
                 asyncio.create_task(_every(GIVE_UP_EVERY, lambda: give_up_lost_activities(client, home))),
                 asyncio.create_task(_every(sweep_every, lambda: sweep(client, home))),

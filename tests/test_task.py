@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from temporalio.client import WorkflowFailureError
+from temporalio.common import RetryPolicy
 
 from tests.git.repos import git
 from tests.kit import Kit, status_when
+from workflows import options
 from workflows.contracts import Stage, TaskResult
 
 WRITE = {"write": {"new.txt": "work\n"}}
@@ -275,3 +278,24 @@ async def test_work_that_is_a_task_of_old_is_saved_before_the_id_is_used_again(k
     [ref] = kit.refs("refs/mergewright/salvage")
     assert kit.show("new.txt", ref) == "work"
     kit.assert_clean()
+
+
+async def test_our_own_trouble_blocks_the_task_and_continue_tries_again(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data folder that cannot be written: no fault of the agent's, and nothing that a retry would not mend."""
+    monkeypatch.setattr(options, "_RETRY", RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=3))
+    agent = kit.agent(executor=[{**WRITE, "sleep": 1}])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent))
+        status = await status_when(handle, lambda now: now.worktree is not None)
+        run = next((kit.home.root / "runs").glob(f"{handle.id}*"))
+        (run / "turns").rename(run / "away")
+        (run / "turns").write_text("a file where a folder should be")
+        status = await status_when(handle, lambda now: now.blocked is not None)
+        assert status.blocked is not None
+        assert status.blocked.reason == "our own trouble"
+        (run / "turns").unlink()
+        (run / "away").rename(run / "turns")
+        await handle.signal("continue_task")
+        assert (await handle.result()).outcome == "merged"

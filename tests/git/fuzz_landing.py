@@ -195,7 +195,7 @@ def one_round(place: Path, rnd: random.Random, report: Report, deadline: float) 
             raise AssertionError(f"the worker failed; {kept.read_text()[-500:]}")
         told = json.loads(kept.read_text())
         stands = (told["todo"], told["now"])
-        patience, before = (patience * 1.1, before) if stands == before else (1.0, stands)
+        patience, before = (patience * 1.3, before) if stands == before else (1.0, stands)
         if not told["todo"]:
             break
         if rnd.random() < 0.1:

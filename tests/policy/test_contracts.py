@@ -141,6 +141,24 @@ def test_the_status_has_the_results_figures_so_far() -> None:
     assert {"stage", "waiting_for", "next_command", "said"} <= fields(TaskStatus)
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        TaskResult(outcome="failed"),
+        TaskStatus(task_id="task-42", title="Fix login", stage=Stage.PREPARE),
+        MergeAnswer(op="a", kind="landed"),
+        QueueState(repo="/src/app", target="refs/heads/main"),
+        TurnResult(end="done"),
+    ],
+    ids=lambda begun: type(begun).__name__,
+)
+def test_what_was_not_said_is_nothing(begun: Model) -> None:
+    unsaid = {name: value for name, value in begun if name not in begun.model_fields_set}
+    assert {name for name, value in unsaid.items() if value and value not in (Seconds(), Usage())} == set()
+    assert not any(Seconds().model_dump().values())
+    assert not any(Usage().model_dump().values())
+
+
 def test_what_users_filter_by_is_called_as_documented() -> None:
     assert [stage.value for stage in Stage] == [
         *("prepare", "plan", "awaiting approval", "work", "gates", "review", "resolve", "merge queue"),
@@ -227,7 +245,7 @@ def test_an_unknown_field_is_refused_by_name_wherever_it_is(given_input: dict[st
     assert refusal({**LEAST, **given_input}) == f"{place}: unknown field"
 
 
-CONTRACTS = {
+CONTRACTS: set[type[Model]] = {
     kind
     for module in (activities.contracts, workflows.contracts)
     for kind in vars(module).values()
@@ -235,7 +253,7 @@ CONTRACTS = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(CONTRACTS, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", sorted(CONTRACTS, key=repr), ids=repr)
 def test_every_contract_refuses_what_it_does_not_know_and_is_immutable(kind: type[Model]) -> None:
     assert "surprise: unknown field" in refusal({"surprise": 1}, kind)
     assert kind.model_config.get("frozen")
