@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 from temporalio import activity
 
 from activities.contracts import Collected, CollectInput, Settled, SettleInput, UpdateBranchInput, UpdatedBranch
@@ -9,6 +10,8 @@ from activities.git.history import subjects
 from activities.git.merging import start_merge, unresolved
 from activities.settle import settle
 from activities.site import Site, blocking, short_ref, worktree_of, write_atomically
+
+log = structlog.get_logger()
 
 
 class WorksiteActivities:
@@ -70,4 +73,6 @@ class WorksiteActivities:
     @activity.defn
     async def settle(self, given: SettleInput) -> Settled:
         """Save what did not land, remove the worktree. A second run finds what the first one saved."""
-        return await blocking(settle, self.site.home, given.ref, given.outcome, given.landed_head)
+        settled = await blocking(settle, self.site.home, given.ref, given.outcome, given.landed_head)
+        log.info("task settled", outcome=given.outcome, salvage_ref=settled.salvage_ref)
+        return settled

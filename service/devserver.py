@@ -60,6 +60,9 @@ class DevServer:
         """Its address; started if nobody did. Raises CannotServe."""
         self.home.temporal.mkdir(parents=True, exist_ok=True)
         if self._take_ownership():
+            for option, port in (("--port", self.port), ("--ui-port", self.ui_port)):
+                if not port_is_free(port):
+                    raise CannotServe(f"port {port} is in use: choose another {option}, or the --home of its server")
             self._start()
         address = await self._ready()
         log.info("temporal server", address=address, web_ui=self.web_ui, ours=self.child is not None)

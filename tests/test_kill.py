@@ -112,7 +112,7 @@ async def test_the_server_is_killed_at_random_moments(tmp_path: Path) -> None:
     kit = Kit(None, tmp_path)  # type: ignore[arg-type]  # its server is yet to come
     workers = [start_worker(kit, "--dev", "--port", str(port), "--ui-port", str(free_port()))]
     async with ended(workers):
-        kit.client = await _connected(port)
+        kit.client = await connected(port)
         handles = [await kit.start(given) for given in give_work(kit)]
         chance = random.Random(11)
         over = asyncio.gather(*(_result(kit.client, handle.id) for handle in handles))
@@ -124,7 +124,7 @@ async def test_the_server_is_killed_at_random_moments(tmp_path: Path) -> None:
     check_landed_once(kit, results)
 
 
-async def _connected(port: int) -> Client:
+async def connected(port: int) -> Client:
     for _ in range(300):
         with contextlib.suppress(RuntimeError):
             return await connect(f"127.0.0.1:{port}", "default")
