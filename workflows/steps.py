@@ -146,9 +146,13 @@ class TaskSteps(OperatorCommands):
         cancelled = False
         while not running.done():
             try:
-                await workflow.wait([running])
+                await workflow.wait_condition(lambda: running.done() or (cancelled and self.blocked is not None))  # noqa: B023
             except asyncio.CancelledError:
                 cancelled = True
+            else:
+                if not running.done():  # it waits for an operator, who has just cancelled the task
+                    running.cancel()
+                    raise asyncio.CancelledError
         return running.result(), cancelled
 
     async def tell(self, workflow_id: str, signal: str, value: Any) -> None:

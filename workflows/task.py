@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.prepare import PrepareActivities
     from activities.worksite import WorksiteActivities
     from workflows import options
-    from workflows.contracts import BlockedReason, MergeAnswer, QueueNote, Stage, TaskResult
+    from workflows.contracts import BlockedReason, MergeAnswer, Outcome, QueueNote, Stage, TaskResult
     from workflows.policy import turns
     from workflows.steps import End, TaskSteps, Todo, failure
 
@@ -79,7 +79,6 @@ class TaskWorkflow(TaskSteps):
             return
         todo = Todo("planner", "plan")
         while True:
-            self.enter(Stage.PLAN)
             result = await self._work(todo)
             self.plan_file, self.plan_digest, self.plan_said = result.text, result.digest, result.said
             verb, text = await self._decision()
@@ -108,7 +107,7 @@ class TaskWorkflow(TaskSteps):
         counters = turns.Counters()
         agent = self.agent(todo.role)
         while True:
-            self.enter(Stage.RESOLVE if todo.role == "resolver" else Stage.WORK)
+            self.enter({"planner": Stage.PLAN, "resolver": Stage.RESOLVE}.get(todo.role, Stage.WORK))
             commit = self.ready.base if todo.role == "planner" else None
             result = await self.turn(todo, agent, commit)
             if todo.role == "planner" and result.end == "done":
@@ -230,12 +229,13 @@ class TaskWorkflow(TaskSteps):
         text = ""
         if self.merge_attempts % self.ready.settings.limits.max_merge_attempts == 0:
             text = await self.block(BlockedReason.MERGE_ATTEMPTS, f"{answer.kind}: {answer.reason}")
-        if answer.kind == "gate_red":
+        # Also where only the gates are red: they are red on the merge, so the agent must have it before its eyes.
+        todo = await self._update_branch(text)
+        if todo is None and answer.kind == "gate_red":
             red = [gate for gate in answer.gates if not gate.passed]
-            where = f"merged with the target's present state ({(answer.base or '')[:12]}): "
-            names = where + ", ".join(gate.name for gate in red)
+            names = "merged with the target's present state: " + ", ".join(gate.name for gate in red)
             return Todo("fixer", "gate_red", "\n".join(filter(None, [names, text])), [gate.log for gate in red])
-        return await self._update_branch(text)
+        return todo
 
     async def _update_branch(self, text: str) -> Todo | None:
         """Conflict, or ff-only and the target moved: bring the branch up to date, with a resolver where need be."""
@@ -310,15 +310,18 @@ class TaskWorkflow(TaskSteps):
         self.enter(Stage.SETTLE)
         self.abandoned = False
         merged = self.landed is not None
-        outcome = "merged" if merged else end.outcome
-        salvage_ref = None
+        outcome: Outcome = "merged" if merged else end.outcome
+        reason, salvage_ref = end.reason, None
         if self.prepared is not None:
             head = self.found.head if merged and self.found else None
             given = SettleInput(ref=self.prepared.ref, outcome=outcome, landed_head=head)
             summary = "save what did not land, remove the worktree"
-            settled, _ = await self.whole(WorksiteActivities.settle, given, summary)
-            salvage_ref = settled.salvage_ref
-        self.result = self.make_result(outcome, end.reason, salvage_ref)
+            try:
+                settled, _ = await self.whole(WorksiteActivities.settle, given, summary)
+                salvage_ref = settled.salvage_ref
+            except End as trouble:  # the worktree stays; the worker's housekeeping saves and removes it
+                reason = "; ".join(filter(None, [reason, f"not settled: {trouble.reason}"]))
+        self.result = self.make_result(outcome, reason, salvage_ref)
         self.enter(Stage.ENDED)
         if outcome == "failed":
             raise failure(self.result)
