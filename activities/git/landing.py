@@ -138,7 +138,9 @@ class _Landing:
             left = _Journal.model_validate_json(self.journal.read_bytes())
         except FileNotFoundError:
             return
-        self._remove_stale_locks(left, self.journal.stat().st_mtime)
+        # update-ref may have been killed; locks of other refs are found when these are written.
+        stale = self.repository.common_dir / f"{left.target}.lock"
+        outwait(stale, content=left.tip, since=self.journal.stat().st_mtime)
         try:
             landed = self._contains(self.repository.tip(left.target), left.tip)
         except RepositoryProblem:  # the branch was deleted since
@@ -155,11 +157,6 @@ class _Landing:
         if landed:
             unpin(self.git, left.op)
         self.journal.unlink()
-
-    def _remove_stale_locks(self, left: _Journal, since: float) -> None:
-        common = self.repository.common_dir
-        outwait(common / f"{left.target}.lock", content=left.tip, since=since)
-        outwait(common / "packed-refs.lock", since=since)
 
     def _expect_no_rebase(self, target: str, base: str) -> None:
         """During a rebase HEAD is detached, and at its end git wants to find the branch where it was."""

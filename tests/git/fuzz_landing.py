@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from activities.contracts import Candidate, Strategy
+from activities.git import run
 from activities.git.candidate import build, pin
 from activities.git.landing import land
 from activities.git.repository import open_repository
@@ -222,6 +223,7 @@ def check(repo: Path, given: list[Candidate], users: dict[str, Any], status: str
 
 
 def main(place: str, seconds: str, seed: str) -> None:
+    run.PACKED_STALE_SECONDS = 1.0  # nobody runs a `git gc` here
     rnd, report = random.Random(seed), Report(seed)
     deadline = time.monotonic() + float(seconds)
     while time.monotonic() < deadline:

@@ -292,6 +292,20 @@ def test_a_file_that_was_only_touched(repo: Path, folder: Path) -> None:
     assert (repo / "mod").read_text() == "MOD\n" * 9
 
 
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_change_that_git_tells_by_the_content_alone(repo: Path, folder: Path, landed: bool) -> None:
+    """Nothing that we do with the index makes git overlook it."""
+    head = task(repo)
+    _unnoticed(repo / "other", b"mine!\n")
+    if landed:
+        assert land_it(repo, folder, candidate(repo, head)).kind == "landed"
+    else:
+        with move(repo, head, folder) as moved:
+            moved.bring()
+            moved.undo()
+    assert git(repo, "status", "--porcelain") == " M other"
+
+
 def test_the_same_change_staged_already(repo: Path, folder: Path) -> None:
     head = task(repo)
     write(repo, {"mod": "MOD\n" * 9, "dir/new": "new\n"})

@@ -101,6 +101,16 @@ def test_files_change_their_kind(worktree: Worktree) -> None:
     assert status(worktree) == ""
 
 
+def test_what_was_staged_is_beyond_a_link_now(worktree: Worktree) -> None:
+    write(worktree.path, {"new/lib.py": "x = 1\n"})
+    git(worktree.path, "add", "new/lib.py")
+    shutil.rmtree(worktree.path / "new")
+    (worktree.path / "new").symlink_to("src")
+    head = worktree.commit_all("a link")
+    assert worktree.repository.changed_files(worktree.base(), head) == ["new"]
+    assert status(worktree) == ""
+
+
 def test_names_of_any_bytes(worktree: Worktree) -> None:
     names = [b"latin-\xe9", "naïve ☃".encode(), b'quo"te', b"line\nbreak", b" lead", b"-dash", b"back\\slash", b"*?[x]"]
     for name in names:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from activities.contracts import Candidate, Landed
+from activities.git import run
 from activities.git.candidate import CANDIDATES, SOURCES, build, pin
 from activities.git.checkout import Move
 from activities.git.landing import NotAFastForward, land
@@ -439,7 +440,9 @@ def test_a_lock_that_was_there_before_is_not_ours(
     is_clean(repo)
 
 
-def test_git_killed_while_it_deletes_the_pins(repo: Path, repository: Repository, folder: Path, crash: Crash) -> None:
+def test_git_killed_while_it_deletes_the_pins(
+    repo: Path, repository: Repository, folder: Path, crash: Crash, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = task(repo)
     base, tip = tip_of(repository, given)
     dirty(repo)
@@ -448,6 +451,7 @@ def test_git_killed_while_it_deletes_the_pins(repo: Path, repository: Repository
     for name in ("packed-refs.lock", "packed-refs.new", f"{CANDIDATES}{given.op}.lock"):
         (repo / ".git" / name).parent.mkdir(parents=True, exist_ok=True)
         (repo / ".git" / name).touch()
+    monkeypatch.setattr(run, "PACKED_STALE_SECONDS", 1.0)
     assert land(repository, given, base, tip, folder).kind == "landed"
     is_clean(repo)
     assert not (repo / ".git/packed-refs.new").exists()

@@ -205,10 +205,14 @@ def as_somebody(function: Callable[[Path], None]) -> None:
 def _permissions(place: Path) -> None:
     repository = open_repository(str(make_repo(place / "repo", {"a/x": "1\n", "b": "1\n"})))
     worktree = create(repository, place / "w" / "t.1", "t.1", "mergewright/t", repository.tip(MAIN), MAIN)
-    write(worktree.path, {"shut/in/x": "x", "file": "y"})
-    (worktree.path / "file").chmod(0)
+    write(worktree.path, {"shut/in/x": "x"})
     (worktree.path / "shut" / "in").chmod(0)
     (worktree.path / "shut").chmod(0o555)
+    saved = save(worktree, task_id="t", outcome="cancelled")
+    assert saved is not None
+    assert repository.changed_files(MAIN, saved.commit) == ["shut/in/x"]
+    write(worktree.path, {"file": "y"})
+    (worktree.path / "file").chmod(0)
     saved = save(worktree, task_id="t", outcome="cancelled")
     assert saved is not None
     assert repository.changed_files(MAIN, saved.commit) == ["file", "shut/in/x"]

@@ -172,6 +172,10 @@ def test_refresh_shows_the_target_as_it_is(worktree: Worktree, repository: Repos
     assert worktree.refresh() == tip == git(worktree.path, "rev-parse", "origin/main")
     assert git(worktree.path, "show", "origin/main:more") == "more"
     assert worktree.base() != tip
+    git(repository.path, "reset", "-q", "--hard", "HEAD~1")  # what the agent was shown stays there for it
+    git(repository.path, "reflog", "expire", "--expire=now", "--all")
+    git(repository.path, "gc", "-q", "--prune=now")
+    assert git(worktree.path, "show", "origin/main:more") == "more"
 
 
 def test_publish_copies_only_what_is_sound(worktree: Worktree, repository: Repository) -> None:
