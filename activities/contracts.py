@@ -31,14 +31,17 @@ def explain(error: ValidationError) -> str:
     """A refused input in one line: every field with what is wrong with it, and no value of it."""
     words = {"extra_forbidden": "unknown field", "missing": "required, but not given"}
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'input'}: {words.get(item['type'], item['msg'])}" for item in found
+    said = "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'input'}: "
+        f"{words.get(item['type'], item['msg'].removeprefix('Value error, '))}"
+        for item in found
     )
+    return " ".join(said.split())  # the name of an unknown field may hold anything
 
 
 def tail(text: str, limit: int = TAIL) -> str:
     """The end of `text`, at most `limit` characters; a cut is marked."""
-    return text if len(text) <= limit else "…" + text[-(limit - 1) :]
+    return text if len(text) <= limit else "…" + text[len(text) - limit + 1 :]
 
 
 class Model(BaseModel):
@@ -48,6 +51,9 @@ class Model(BaseModel):
 
 
 # --- what an operator configures -----------------------------------------------------------------
+
+YEAR_SECONDS = 365 * 86_400
+"""No time limit is longer: a timer could not hold a much longer one, and the task would hang."""
 
 Role = Literal["planner", "executor", "reviewer", "fixer", "resolver"]
 Strategy = Literal["merge", "squash", "rebase", "ff-only"]
@@ -60,6 +66,8 @@ def _short_agent(value: Any) -> Any:
     parts = value.split(":")
     if len(parts) > 3:
         raise ValueError("the short form of an agent is runtime[:model[:reasoning]]")
+    if not parts[0]:
+        raise ValueError("the short form of an agent begins with its runtime")
     return {name: part for name, part in zip(("runtime", "model", "reasoning"), parts, strict=False) if part}
 
 
@@ -71,9 +79,9 @@ class AgentSpec(Model):
     reasoning: str | None = None
     command: list[str] = []
     """argv of the `command` runtime; the prompt comes on its standard input."""
-    max_turns: int = Field(50, ge=1)
-    turn_timeout_minutes: float = Field(60, gt=0)
-    idle_timeout_minutes: float = Field(15, gt=0)
+    max_turns: int = Field(50, ge=1, strict=True)
+    turn_timeout_minutes: float = Field(60, gt=0, le=YEAR_SECONDS / 60)
+    idle_timeout_minutes: float = Field(15, gt=0, le=YEAR_SECONDS / 60)
     env: dict[str, str] = {}
     prompts: list[str] = []
     """Extra instructions: paths of text files, relative to the repository, read from the target branch."""
@@ -99,17 +107,17 @@ class GateSpec(Model):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     command: str = Field(min_length=1)
-    timeout_seconds: float = Field(600, gt=0)
+    timeout_seconds: float = Field(600, gt=0, le=YEAR_SECONDS)
 
 
 class Limits(Model):
     """When to stop trying. Counts start again when an operator continues a blocked task."""
 
-    max_working_resumes: int = Field(5, ge=0)
-    max_needs_followups: int = Field(1, ge=0)
-    max_review_rounds: int = Field(5, ge=1)
-    max_gate_failures: int = Field(5, ge=1)
-    max_merge_attempts: int = Field(5, ge=1)
+    max_working_resumes: int = Field(5, ge=0, strict=True)
+    max_needs_followups: int = Field(1, ge=0, strict=True)
+    max_review_rounds: int = Field(5, ge=1, strict=True)
+    max_gate_failures: int = Field(5, ge=1, strict=True)
+    max_merge_attempts: int = Field(5, ge=1, strict=True)
     max_cost_usd: float | None = Field(None, gt=0)
     max_agent_minutes: float | None = Field(None, gt=0)
 
@@ -133,11 +141,11 @@ class TaskSettings(Model):
     resolver: Agent | None = None
     """Who resolves conflicts; none: the agent itself, in its own session."""
     gates: list[GateSpec] = []
-    interactive: bool = False
+    interactive: bool = Field(False, strict=True)
     limits: Limits = Limits()
     delivery: Delivery = Delivery()
     on_blocked: Literal["wait", "fail"] = "wait"
-    plan_timeout_hours: float = Field(48, gt=0)
+    plan_timeout_hours: float = Field(48, gt=0, le=YEAR_SECONDS / 3_600)
     """How long a plan waits for its approval before the task is blocked."""
 
     @field_validator("gates")
@@ -153,13 +161,13 @@ class TaskInput(TaskSettings):
     """Input of `TaskWorkflow`: one JSON object, only `repo` and `title` are required."""
 
     repo: str = Field(min_length=1)
-    title: str = Field(min_length=1)
+    title: str
     description: str = ""
 
     @field_validator("title")
     @classmethod
     def _one_line(cls, title: str) -> str:
-        if "\n" in title.strip():
+        if len(title.strip().splitlines()) != 1:
             raise ValueError("must be one line; put the rest into `description`")
         return title.strip()
 
@@ -167,7 +175,7 @@ class TaskInput(TaskSettings):
     @classmethod
     def _absolute(cls, repo: str) -> str:
         if not repo.startswith("/"):
-            raise ValueError(f"must be an absolute path on the worker's host, not {repo!r}")
+            raise ValueError("must be an absolute path on the worker's host")
         return repo
 
 

@@ -55,13 +55,15 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
         "evidence": [_evidence(Path(path), given.ask) for path in given.evidence],
         "messages": given.messages,
         "commits": commits,
-        "prompts": _extra(given, worktree) if given.session is None else [],
+        "prompts": _extra(given, worktree),
         **_diff(home, given, worktree),
     }
     asked = render(f"ask/{given.ask}", **values)
     if interrupted:
         asked = render("ask/interrupted", asked=asked)
-    parts = [] if given.session else [render("task", **values)]
+    # The first turn's prompt is whole also on a resume: that session may have broken off before it read anything.
+    whole = given.session is None or given.ask in ("start", "plan")
+    parts = [render("task", **values)] if whole else []
     if given.messages or commits:
         parts.append(render("news", **values))
     return Prompt(system=render("system", **values), text="\n".join([*parts, asked]))

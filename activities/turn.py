@@ -163,6 +163,8 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
     """Judge the final text by the role, keep it, and put the tree back where the role must not change it."""
     text = started.folder / "final.md"
     write_atomically(text, report.text.encode("utf-8", "replace"))
+    # A resumed CLI that died before it said its session has not lost it; one that was told so has.
+    session = report.session or (started.turn.session if report.end != "lost_session" else None)
     if report.session:
         figures = json.dumps(report.cumulative or started.turn.previous)
         write_atomically(_figures(home, given, report.session), figures)
@@ -182,7 +184,7 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         signal=signal[0] if signal else None,
         verdict=signals.verdict(report.text) if judged else None,
         reason=tail(reason, 500),
-        session=report.session,
+        session=session,
         said=said[:PLAN_CHARACTERS] if plan else tail(said, SAID_CHARACTERS),
         digest=hashlib.sha256(report.text.encode("utf-8", "replace")).hexdigest(),
         retry_after_seconds=report.retry_after_seconds,

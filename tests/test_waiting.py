@@ -12,7 +12,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from service.converter import data_converter
 from service.devserver import temporal_cli
-from tests.kit import Kit
+from tests.kit import Kit, status_when
 
 
 @pytest_asyncio.fixture
@@ -42,3 +42,21 @@ async def test_a_plan_that_nobody_answers_blocks_the_task(hasty: Kit) -> None:
             await hasty.run(agent=hasty.agent(planner=[{"say": "Plan"}]), interactive=True, on_blocked="fail")
     assert "plan not approved in time" in str(getattr(caught.value.cause, "message", ""))
     hasty.assert_clean()
+
+
+async def test_a_late_answer_is_taken_although_the_task_is_blocked(hasty: Kit) -> None:
+    agent = hasty.agent(planner=[{"say": "Plan"}], executor=[{"write": {"a.txt": "x\n"}}])
+    async with hasty.worker():
+        handle = await hasty.start(hasty.input(agent=agent, interactive=True))
+        await status_when(handle, lambda now: now.blocked is not None)
+        assert "approved" in await handle.execute_update("approve_plan")
+        assert (await handle.result()).outcome == "merged"
+
+
+async def test_a_first_turn_that_was_refused_gets_the_whole_task_when_it_is_resumed(hasty: Kit) -> None:
+    agent = hasty.agent(executor=[{"fail": 75}, {"fail": 3}, {"write": {"a.txt": "x\n"}}])
+    async with hasty.worker():
+        assert (await hasty.run(agent=agent, description="what it is all about")).outcome == "merged"
+    for prompt in (hasty.home.root / "runs").glob("*/turns/*/prompt.md"):
+        assert "what it is all about" in prompt.read_text()
+        assert "without a signal" not in prompt.read_text()

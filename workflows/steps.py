@@ -221,8 +221,11 @@ class TaskSteps(OperatorCommands):
         while blocked := budgets.over_budget(
             limits, self.ledger.usage, self.ledger.agent_seconds, self.budgets_granted
         ):
-            await self.block(blocked.reason, blocked.text)
-            self.budgets_granted += 1
+            if text := await self.block(blocked.reason, blocked.text):
+                self.messages.append(text)
+            # One budget more, from here: a turn that went far over the last one does not use up the next.
+            while budgets.over_budget(limits, self.ledger.usage, self.ledger.agent_seconds, self.budgets_granted):
+                self.budgets_granted += 1
 
     def fail_without_login(self, decision: turns.Block, todo: Todo) -> None:
         """Nothing was done yet: a missing login is bad input, and is told at once. Later it is a reason to wait."""
@@ -256,8 +259,11 @@ class TaskSteps(OperatorCommands):
         except TimeoutError:
             self.enter(stage)
 
-    async def block(self, reason: BlockedReason, text: str) -> str:
-        """Stop and wait for `continue_task`; its text is returned. With `on_blocked: fail` the task ends instead."""
+    async def block(self, reason: BlockedReason, text: str, otherwise: Callable[[], bool] = lambda: False) -> str:
+        """Stop and wait for `continue_task`; its text is returned. With `on_blocked: fail` the task ends instead.
+
+        `otherwise`: what else lets it go on.
+        """
         settings = self.prepared.settings if self.prepared else self.task
         if settings is None or settings.on_blocked == "fail":
             raise End("failed", f"{reason}: {text}")
@@ -266,7 +272,7 @@ class TaskSteps(OperatorCommands):
         self.enter(Stage.BLOCKED, "an operator")
         workflow.logger.warning("blocked: %s: %s", reason, text)
         try:
-            await self.wait(lambda: self.continued is not None, None, "blocked")
+            await self.wait(lambda: self.continued is not None or otherwise(), None, "blocked")
         finally:
             self.blocked = None
         self.enter(stage)

@@ -16,7 +16,7 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
     elif status.reason:
         lines += ["", *_quoted(status.reason)]
     if status.waiting_for:
-        lines += ["", f"Waits for {status.waiting_for}"]
+        lines += ["", f"Waits for {_plain(status.waiting_for)}"]
     if status.next_command:
         lines += ["", "```", status.next_command, "```"]
     if status.plan and not status.outcome:
@@ -31,7 +31,8 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
     if turns:
         lines += ["", "#### Turns", ""]
         lines += [
-            f"- {turn.turn}: {turn.role}, {turn.agent}: {turn.end}, {turn.seconds:.1f} s, ${turn.usage.cost_usd:.4f}"
+            f"- {turn.turn}: {turn.role}, {_plain(turn.agent)}: {turn.end}, {turn.seconds:.1f} s, "
+            f"${turn.usage.cost_usd:.4f}"
             for turn in turns[-20:]
         ]
     if status.problems:
@@ -57,7 +58,7 @@ def queue_story(status: QueueStatus) -> str:
 
 def _plain(text: str) -> str:
     """Text of others is shown as text: no markup of its own."""
-    return "".join("\\" + char if char in "\\`*_[]<>#|!" else char for char in text.replace("\n", " "))
+    return "".join("\\" + char if char in "\\`*_[]<>#|!" else char for char in " ".join(text.splitlines()))
 
 
 def _quoted(text: str) -> list[str]:

@@ -93,13 +93,15 @@ class TaskWorkflow(TaskSteps):
         self.enter(Stage.APPROVAL, "the approval of the plan")
         patience = timedelta(hours=self.ready.settings.plan_timeout_hours)
         try:
-            await self.wait(lambda: self.plan_answer is not None, patience, "plan waits for approval")
-        except TimeoutError:
-            await self.block(BlockedReason.PLAN_TIMEOUT, f"no answer in {patience}")
-            return await self._decision()
+            while self.plan_answer is None:
+                try:
+                    await self.wait(lambda: self.plan_answer is not None, patience, "plan waits for approval")
+                except TimeoutError:
+                    # An answer is taken all the same; `continue_task` waits as long once more.
+                    text = f"no answer in {patience}"
+                    await self.block(BlockedReason.PLAN_TIMEOUT, text, lambda: self.plan_answer is not None)
         finally:
             self.plan_waits = False
-        assert self.plan_answer is not None
         return self.plan_answer
 
     async def _work(self, todo: Todo) -> TurnResult:
@@ -122,6 +124,8 @@ class TaskWorkflow(TaskSteps):
                     await self.wait_for_limit(decision, agent)
                 case turns.Again(cold=True):
                     self.sessions.pop(self.session_name(todo.role), None)
+                case turns.Again() if result.end == "failed" or result.session is None:
+                    pass  # it may never have read what it was asked: the same once more
                 case turns.Again():
                     todo = replace(todo, ask=decision.ask, detail=decision.detail, evidence=[])
                 case turns.Block():
@@ -195,19 +199,23 @@ class TaskWorkflow(TaskSteps):
         counters = turns.Counters()
         latest = self.reviews[-1:]
         while True:
-            limited: turns.Wait | None = None
-            said = ""
+            limited: tuple[turns.Wait, AgentSpec] | None = None
+            said, broken = "", False
             for reviewer in self.ready.settings.reviewers:
                 result = await self.turn(Todo("reviewer", "review", evidence=latest), reviewer, commit)
                 if result.end == "done" and result.verdict is not None:
                     return result, reviewer
                 said = f"{reviewer.label()}: {result.reason or 'ended without a verdict'}"
-                if result.end == "limited":
-                    counters, limited = turns.wait_for_limit(counters, result, workflow.random().random())
+                broken = broken or result.end in ("failed", "timeout", "lost_session")
+                if result.end == "limited" and limited is None:
+                    counters, wait = turns.wait_for_limit(counters, result, workflow.random().random())
+                    limited = wait, reviewer
+            counters = replace(counters, failures=counters.failures + broken)
             if limited is not None:
-                await self.wait_for_limit(limited, reviewer)
-            else:
+                await self.wait_for_limit(*limited)
+            elif not broken or counters.failures >= turns.MAX_FAILURES:
                 await self.block(BlockedReason.NO_VERDICT, said)
+                counters = turns.Counters()
 
     async def _land(self) -> Todo | None:
         """Through the merge queue. What it sends back is mended out here, so that nobody waits for it."""

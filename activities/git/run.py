@@ -56,6 +56,8 @@ _CARRIED = {
     "core.precomposeunicode",
     "core.filemode",
     "core.symlinks",
+    "core.trustctime",
+    "core.checkstat",
     "core.autocrlf",
     "core.eol",
     "core.sparsecheckout",

@@ -134,7 +134,8 @@ IN_THE_WAY: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 
 
 def _unnoticed(file: Path, content: bytes) -> None:
-    """Changed in the very moment in which git wrote its index: git tells by the content alone."""
+    """Changed in the very moment in which git wrote its index: git can tell by the content alone."""
+    git(file.parent, "config", "core.trustctime", "false")
     times = file.stat()
     assert len(content) == times.st_size
     index = file.parent / ".git" / "index"

@@ -336,7 +336,7 @@ def test_the_least_that_is_allowed() -> None:
     ],
 )
 def test_our_own_rules_are_told_with_the_remedy(given_input: dict[str, Any], why: str) -> None:
-    said = refusal({**LEAST, **given_input}).replace("Value error, ", "")
+    said = refusal({**LEAST, **given_input})
     assert said.split(": ", 1)[1].startswith(why)
 
 
@@ -382,8 +382,6 @@ def test_a_refusal_names_the_field_and_never_its_value(place: tuple[str | int, .
     """An agent's `env` may hold a key, and the failure is in the history for all to read."""
     refused = 0
     for value in BAD_VALUES:
-        if place == ("repo",) and isinstance(value, str):
-            continue  # has a test of its own, below
         try:
             TaskInput.model_validate({**LEAST, **nested(place, value)})
         except ValidationError as error:
@@ -395,29 +393,20 @@ def test_a_refusal_names_the_field_and_never_its_value(place: tuple[str | int, .
     assert refused
 
 
-@pytest.mark.xfail(strict=True, reason="TaskInput._absolute repeats the path")
-def test_a_refused_repo_is_not_repeated() -> None:
-    assert SECRET not in refusal({**LEAST, "repo": SECRET})
-
-
-@pytest.mark.xfail(strict=True, reason="explain() shows the name of an unknown field as it is")
 def test_a_refusal_is_one_line_whatever_a_field_is_called() -> None:
     assert len(refusal({**LEAST, "a\nb": 1}).splitlines()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="only \\n is looked for; a blank title is stripped after the check")
 @pytest.mark.parametrize("title", ["  ", "\t", "one\rtwo", "one\u2028two"])
 def test_a_title_is_one_line_that_says_something(title: str) -> None:
     assert refusal({**LEAST, "title": title}).startswith("title: ")
 
 
-@pytest.mark.xfail(strict=True, reason="parts that are empty are left out, the runtime too")
 @pytest.mark.parametrize("short", ["", ":opus"])
 def test_a_short_form_names_a_runtime(short: str) -> None:
     assert refusal({**LEAST, "agent": short}).startswith("agent: ")
 
 
-@pytest.mark.xfail(strict=True, reason="no upper bounds: a timedelta of it fails the workflow task, for ever")
 @pytest.mark.parametrize("length", [float("inf"), 1e300])
 @pytest.mark.parametrize(
     "place",
@@ -438,7 +427,7 @@ def test_a_time_that_no_timer_can_hold_is_refused(place: tuple[str | int, ...], 
 # --- small by construction ---------------------------------------------------------------------------
 
 
-@given(st.text(), st.integers(2, 50))
+@given(st.text(), st.integers(1, 50))
 def test_a_tail_is_the_end_and_a_cut_is_marked(text: str, limit: int) -> None:
     cut = tail(text, limit)
     assert len(cut) <= limit

@@ -164,6 +164,9 @@ class QueueAtWork(RuleBasedStateMachine):
         """Also checks that nobody was passed over who might go."""
         found = policy.next_entry(self.queue, self.now)
         may_go = [op for op in self.arrived if self.held_until.get(op, 0.0) <= self.now]
+        late = self.now - policy.OVERDUE_SECONDS
+        first = [op for op in may_go if op not in self.held_until or self.held_until[op] <= late]
+        may_go = first or may_go
         assert (found and found.candidate.op) == (may_go[0] if may_go else None)
         return found
 

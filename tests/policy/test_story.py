@@ -193,18 +193,15 @@ def test_text_of_others_is_shown_as_it_is(given_text: str) -> None:
         assert code(task_story(status(reason=given_text), [])) == [given_text]
 
 
-@pytest.mark.xfail(strict=True, reason="_plain() knows \\n only; Markdown ends a line at \\r, too")
 def test_a_carriage_return_in_a_title_ends_no_line() -> None:
     assert shape(task_story(status(title="t\r# b"), [])) == shape(task_story(status(title="t"), []))
 
 
-@pytest.mark.xfail(strict=True, reason="waiting_for is not escaped; from the queue's note it has names of files")
 @pytest.mark.parametrize("name", ["[a](http://x).py", "<b>.py", "a\n# b"])
 def test_names_of_files_in_the_way_are_shown_as_they_are(name: str) -> None:
     assert shape(task_story(status(waiting_for=name), [])) == shape(task_story(status(waiting_for="a.py"), []))
 
 
-@pytest.mark.xfail(strict=True, reason="the agent's label is not escaped")
 def test_the_name_of_a_model_is_no_markup() -> None:
     nasty, plain = (task_story(status(), [record(1, agent=f"codex ({model})")]) for model in ("<b>*m*", "m"))
     assert shape(nasty) == shape(plain)

@@ -35,9 +35,9 @@ def refusal(now: Situation, verb: Verb, text: str) -> str | None:
     match verb:
         case "approve_plan" | "reject_plan" if now.plan is None:
             return "no plan waits for approval"
-        case "approve_plan" if text and now.plan is not None and not now.plan.startswith(text):
+        case "approve_plan" if text and now.plan is not None and not (len(text) >= 7 and now.plan.startswith(text)):
             return f"the plan has changed: it is {now.plan[:12]} now; read it with the query `plan`"
-        case "send_message" if not text:
+        case "send_message" if not text.strip():
             return "send_message needs a text: --input '\"what to tell the agent\"'"
         case "pause" if now.paused:
             return "the task is paused already; `resume` goes on"
