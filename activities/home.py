@@ -31,7 +31,8 @@ def safe_name(text: str) -> str:
 
 
 def task_key(task_id: str, run_id: str) -> str:
-    return f"{safe_name(task_id)}.{run_id[:8]}"
+    """Of one run of a task. The end of the run id: its beginning is the time, the same for runs of one minute."""
+    return f"{safe_name(task_id)}.{run_id[-12:]}"
 
 
 def repository_id(common_dir: Path) -> str:

@@ -238,12 +238,15 @@ class TaskSteps(OperatorCommands):
         """Until `condition`, or TimeoutError after `patience`; the time counts as waiting, not as ours."""
         started = workflow.time()
         self.show()
+        # Not in a `finally`: that would also run when an evicted workflow is thrown away, where there is no clock.
         try:
             await workflow.wait_condition(
                 lambda: condition() or self.abandoned, timeout=patience, timeout_summary=summary if patience else None
             )
-        finally:
+        except (TimeoutError, asyncio.CancelledError):
             self.ledger.add("waiting", workflow.time() - started)
+            raise
+        self.ledger.add("waiting", workflow.time() - started)
         if self.abandoned:
             raise End("abandoned", "abandoned by an operator")
 

@@ -50,7 +50,7 @@ _ENV = {
     "GIT_PROTOCOL_FROM_USER": "0",
 }
 
-# What changes how files are written must be as the user has it; everything else of the config is left out.
+# How files are written, and how git tells that one has changed, must be as the user has it; the rest is left out.
 _CARRIED = {
     "core.ignorecase",
     "core.precomposeunicode",
@@ -65,6 +65,9 @@ _CARRIED = {
     "extensions.objectformat",
 }
 
+
+_OURS = "[core]\nsparseCheckout = false\ntrustCtime = true\ncheckStat = default\n"
+"""An agent or a gate can give a file any size and any time of change but this one."""
 
 # What says where the user's and the system's config are.
 _USERS_CONFIG = {"HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"}
@@ -154,19 +157,20 @@ def shadow(
     work_tree: Path | None = None,
     index: Path | None = None,
     own_dir: Path | None = None,
-    sparse: bool = True,
+    ours: bool = False,
     head: str = "ref: refs/mergewright/none",
 ) -> Iterator[Git]:
     """A git that works on `git_dir` (a common git directory: not a linked worktree's own).
 
     `work_tree` and `index` together let it read and write a checkout, as its user's settings say (line ends,
-    sparse checkout); a linked worktree has settings of its own in `own_dir`. A checkout of ours is whole, however
-    the user's is: `sparse=False`. `head` is what HEAD says in the shadow; the real HEAD is neither read nor locked.
+    sparse checkout); a linked worktree has settings of its own in `own_dir`. A checkout of `ours` is whole, and no
+    change in it is overlooked, however the user's is. `head` is what HEAD says in the shadow; the real HEAD is
+    neither read nor locked.
     """
     with tempfile.TemporaryDirectory(prefix="mergewright-git-") as made:
         directory = Path(made)
         config = _config(git_dir, own_dir or git_dir, checkout=work_tree is not None)
-        (directory / "config").write_text(config if sparse else f"{config}[core]\nsparsecheckout = false\n")
+        (directory / "config").write_text(f"{config}{_OURS}" if ours else config)
         (directory / "HEAD").write_text(head + "\n")
         (directory / "info").mkdir()
         if work_tree is not None:

@@ -70,7 +70,7 @@ def checkout(slot: Slot, repository: Repository, commit: str, origin: tuple[str,
     """
     refs = {f"refs/remotes/origin/{origin[0].removeprefix('refs/heads/')}": origin[1]} if origin else {}
     slot.tree.mkdir(exist_ok=True)
-    with shadow(repository.common_dir, work_tree=slot.tree, index=slot.index, sparse=False) as git:
+    with shadow(repository.common_dir, work_tree=slot.tree, index=slot.index, ours=True) as git:
         git = git.holding(slot.lock)  # one that outlives a killed worker keeps the slot taken
         commit = git("rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
         try:

@@ -152,7 +152,7 @@ class _Taking:
         try:
             shared = git_dir / "commondir"
             common = (git_dir / shared.read_text().strip()).resolve() if shared.is_file() else git_dir
-            with shadow(common, work_tree=place, sparse=False, head=(git_dir / "HEAD").read_text().strip()) as git:
+            with shadow(common, work_tree=place, ours=True, head=(git_dir / "HEAD").read_text().strip()) as git:
                 git("read-tree", "--reset", "HEAD")
                 unlike = not git.test("update-index", "--refresh", "--ignore-submodules")
                 moved = link is not None and link != git("rev-parse", "HEAD").encode()

@@ -85,7 +85,7 @@ class Worktree:
     @contextmanager
     def files(self) -> Iterator[Git]:
         """A git of the user's repository on the files of the worktree, whole, with an index of its own."""
-        with self.alone() as lock, shadow(self.repository.common_dir, work_tree=self.path, sparse=False) as git:
+        with self.alone() as lock, shadow(self.repository.common_dir, work_tree=self.path, ours=True) as git:
             yield git.holding(lock)
 
     @contextmanager
@@ -269,7 +269,7 @@ def _build_alone(worktree: Worktree, lock: int, around_files: bool) -> None:
     git_dir.mkdir(parents=True)
     refs = {f"refs/heads/{worktree.branch}": start, _origin(worktree.target): pins["base"]}
     work_tree = path if around_files else made
-    with shadow(worktree.repository.common_dir, work_tree=work_tree, index=git_dir / "index", sparse=False) as git:
+    with shadow(worktree.repository.common_dir, work_tree=work_tree, index=git_dir / "index", ours=True) as git:
         git = git.holding(lock)
         make(git_dir, worktree.repository, git, head=f"ref: refs/heads/{worktree.branch}", refs=refs)
         if around_files:

@@ -196,6 +196,14 @@ def test_a_merge_in_progress_is_concluded(worktree: Worktree, repository: Reposi
     assert worktree.commit_all("again") == head
 
 
+def test_a_merge_that_was_committed_is_not_committed_again(worktree: Worktree) -> None:
+    """A kill came between the commit and the clearing away of MERGE_HEAD."""
+    head = commit(worktree.path, {"a": "a"})
+    (worktree.path / ".git" / "MERGE_HEAD").write_text(f"{worktree.base()}\n")
+    assert worktree.commit_all("x") == head
+    assert not (worktree.path / ".git" / "MERGE_HEAD").exists()
+
+
 def test_a_merge_head_that_is_nothing_is_ignored(worktree: Worktree) -> None:
     (worktree.path / ".git" / "MERGE_HEAD").write_text(f"{'1' * 40}\nx\n")
     write(worktree.path, {"a": "a"})

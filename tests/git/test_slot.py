@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from activities.git.run import GitError
 from activities.git.slot import NoSlotFree, Slot, checkout, take
 from tests.git.repos import commit, git, make_repo, write
 
-FILES = {"README.md": "hello\n", "src/app.py": "print(1)\n", ".gitignore": "*.log\nbuild/\n"}
+FILES = {"README.md": "hello\n", "run.sh": "#!/bin/sh\n", "src/app.py": "print(1)\n", ".gitignore": "*.log\nbuild/\n"}
 
 
 @pytest.fixture
@@ -67,16 +68,30 @@ def test_what_a_gate_left_is_gone(repository: Repository, slot: Slot, tmp_path: 
     write(tree, {"build/nested/x": "x", ".gitignore": "*\n"})
     (tree / "empty").mkdir()
     (tree / "out").symlink_to(tmp_path / "repo")
-    (tree / "src" / "app.py").chmod(0o777)
+    (tree / "run.sh").chmod(0o777)
     git(tree, "config", "core.worktree", str(tmp_path / "repo"))
     (tree / ".git" / "index").write_bytes(b"garbage")
     (tree / ".git" / "hooks").mkdir()
     (slot.folder / "index.lock").write_text("")
     assert lies_in(checkout(slot, repository, sha)) == clean
+    assert not os.access(tree / "run.sh", os.X_OK)
     assert git(tree, "status", "--porcelain") == ""
     assert not (tree / ".git" / "hooks").exists()
     assert git(repository.path, "status", "--porcelain") == ""
     assert sorted(lies_in(repository.path)) == sorted(clean)
+
+
+def test_a_change_that_hides_behind_size_and_time_is_undone(repository: Repository, slot: Slot) -> None:
+    git(repository.path, "config", "core.trustCtime", "false")
+    sha = repository.tip("refs/heads/main")
+    file = checkout(slot, repository, sha) / "src" / "app.py"
+    time.sleep(1.1)  # git compares whole seconds, and reads every file that is as young as the index
+    checkout(slot, repository, sha)
+    before = file.stat()
+    file.write_text("print(2)\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    checkout(slot, repository, sha)
+    assert file.read_text() == "print(1)\n"
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "nothing"])

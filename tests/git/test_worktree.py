@@ -144,7 +144,11 @@ def test_a_sparse_checkout_of_the_user_s_does_not_narrow_the_work(repository: Re
     worktree = new(repository, tmp_path)
     assert (worktree.path / "src" / "app.py").exists()
     write(worktree.path, {"src/app.py": "print(2)\n"})
-    assert repository.changed_files(worktree.base(), worktree.commit_all("edit")) == ["src/app.py"]
+    head = worktree.commit_all("edit")
+    assert repository.changed_files(worktree.base(), head) == ["src/app.py"]
+    write(worktree.path, {"src/app.py": None})
+    worktree.put_back(head)
+    assert (worktree.path / "src" / "app.py").read_text() == "print(2)\n"
     assert status(worktree) == ""
 
 
