@@ -210,10 +210,7 @@ class Move:
         for change in ours:
             self._remove(change.path)
         back = [change.path for change in touched if change.old and self._is_free(change.path)]
-        # The attributes first: they say how the others are written.
-        for first in (True, False):
-            part = [path for path in back if (PurePosixPath(path).name == ".gitattributes") is first]
-            self.git("checkout-index", "-q", "-z", "--stdin", stdin=_nul_ended(part))
+        self.git("checkout-index", "-q", "-z", "--stdin", stdin=_nul_ended(back))
 
     def _write_new(self, folder: Path, wanted: set[str]) -> None:
         """Files as git writes them for `new`: with its attributes, line ends and all."""
@@ -228,7 +225,7 @@ class Move:
         git("update-index", "-z", "--index-info", stdin=_nul_ended(entries))
         tree = git("write-tree")
         index.unlink()
-        git("-c", "core.sparseCheckout=false", "read-tree", "--reset", "-u", tree)
+        git("read-tree", "--reset", "-u", tree)
 
     def _is_free(self, path: str) -> bool:
         """Nothing is there, nor in the place of a folder above."""

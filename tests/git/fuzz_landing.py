@@ -27,9 +27,8 @@ from activities.git import run
 from activities.git.candidate import build, pin
 from activities.git.landing import land
 from activities.git.repository import open_repository
-from tests.git.landings import MAIN, candidate, landed_ops, work
+from tests.git.landings import MAIN, candidate, landed_ops, state, work
 from tests.git.repos import git, make_repo, run_git, write
-from tests.git.test_checkout import state
 
 ROUND = 25
 """Tasks in one repository; then a new one is made."""

@@ -16,9 +16,8 @@ from activities.git.checkout import Move
 from activities.git.landing import land
 from activities.git.repository import Repository, open_repository
 from activities.git.run import GitError
-from tests.git.landings import MAIN, candidate, land_it, work
+from tests.git.landings import MAIN, candidate, contents, land_it, work
 from tests.git.repos import Canary, commit, git, make_repo, run_git, write
-from tests.git.test_checkout import contents
 
 FILES = {"a": "a\n" * 20, "both": "x\n", "gone": "gone\n", "mine": "mine\n"}
 
