@@ -14,7 +14,7 @@ import structlog
 import typer
 
 from activities.home import Home, default_home
-from service.connect import TASK_QUEUE, connect, connect_config
+from service.connect import TASK_QUEUE, connect, connect_config, quiet_runtime
 from service.devserver import CannotServe, DevServer
 from service.logs import configure_logging
 from service.run import run_worker
@@ -64,7 +64,7 @@ async def _serve(
             address, namespace = await server.ensure(), "default"
             keeping = asyncio.create_task(server.keep())
         try:
-            client = await connect(address, namespace)
+            client = await connect(address, namespace, runtime=quiet_runtime())
         except RuntimeError as error:
             wanted = connect_config(address, namespace)["target_host"]
             raise CannotServe(f"no Temporal server at {wanted}: start one, or use --dev ({error})") from None

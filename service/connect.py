@@ -6,6 +6,7 @@ from typing import Any
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig
 
 from service.converter import data_converter
 
@@ -21,6 +22,11 @@ def connect_config(address: str | None = None, namespace: str | None = None) -> 
     if namespace:
         config["namespace"] = namespace
     return config
+
+
+def quiet_runtime() -> Runtime:
+    """The SDK's core without its warnings: a server that is away for a moment is said once, by us."""
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter="error")))
 
 
 async def connect(address: str | None = None, namespace: str | None = None, **more: Any) -> Client:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from activities.git.repository import open_repository
-from tests.git.landings import everything, (
+from tests.git.landings import (
     FILES,
     candidate,
     every_kind_of_change,
+    everything,
     land_it,
     landed_ops,
     left_in,

@@ -20,17 +20,29 @@ from activities.git.landing import land
 from activities.git.locks import exclusive
 from activities.git.repository import Repository, open_repository
 from activities.git.run import Git
-from tests.git.landings import MAIN, contents, land_it, landed_ops, left_in, state
+from tests.git.landings import (
+    FILES,
+    MAIN,
+    USERS,
+    contents,
+    dirty,
+    is_clean,
+    land_it,
+    landed_ops,
+    left_in,
+    one_task,
+    other_task,
+    state,
+    tip_of,
+)
 from tests.git.repos import commit, git, make_repo, run_git
 
 ROOT = Path(__file__).parents[2]
-from tests.git.landings import USERS, dirty, is_clean, one_task, other_task, tip_of
 
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    files = {"mod": "mod\n" * 9, "gone": "gone\n", "sub/file": "file\n", "other": "other\n", ".gitignore": "*.log\n"}
-    return make_repo(tmp_path / "repo", files)
+    return make_repo(tmp_path / "repo", FILES)
 
 
 @pytest.fixture

@@ -15,17 +15,27 @@ from activities.git.checkout import Move
 from activities.git.landing import NotAFastForward, land
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import GitError
-from tests.git.landings import MAIN, candidate, contents, land_it, landed_ops, left_in, state
+from tests.git.landings import (
+    FILES,
+    MAIN,
+    STATUS,
+    candidate,
+    contents,
+    dirty,
+    is_clean,
+    land_it,
+    landed_ops,
+    left_in,
+    one_task,
+    state,
+    tip_of,
+)
 from tests.git.repos import commit, git, make_repo, run_git, write
-
-ROOT = Path(__file__).parents[2]
-from tests.git.landings import STATUS, dirty, is_clean, one_task, tip_of
 
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    files = {"mod": "mod\n" * 9, "gone": "gone\n", "sub/file": "file\n", "other": "other\n", ".gitignore": "*.log\n"}
-    return make_repo(tmp_path / "repo", files)
+    return make_repo(tmp_path / "repo", FILES)
 
 
 @pytest.fixture
