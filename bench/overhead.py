@@ -101,12 +101,13 @@ async def ours(client: Client, folder: Path, tasks: int) -> tuple[float, float]:
             assert result.outcome == "merged", result
             return result.seconds.agent + result.seconds.gates
 
+        await one(-1)  # the worker is up, its code is loaded
         started = time.perf_counter()
         theirs = await asyncio.gather(*(one(number) for number in range(tasks)))
         spent = time.perf_counter() - started
         hops = await _hops(client, f"{kit.task_queue}-0")
         async for queue in client.list_workflows(f"TaskQueue = '{kit.task_queue}' AND ExecutionStatus = 'Running'"):
-            hops += await _hops(client, queue.id) / tasks
+            hops += await _hops(client, queue.id) / (tasks + 1)
             await client.get_workflow_handle(queue.id).terminate()
     return spent / tasks - (sum(theirs) / tasks if tasks == 1 else 0.0), hops
 

@@ -32,6 +32,7 @@ from workflows.unknown import UnknownWorkflow
 
 log = structlog.get_logger()
 
+BUILD_ID = "mergewright-0.1.0"
 GRACE = timedelta(seconds=1)
 """For activities when the worker is told to stop: agents are ended and resumed by the next worker, so it is short."""
 GIVE_UP_EVERY = 5.0
@@ -52,6 +53,8 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
     gates, merging = GateActivities(site), MergeActivities(site)
     shared: dict[str, Any] = {
         "interceptors": interceptors,
+        # Else the SDK hashes the code of every module that is loaded, which takes it a second and a half.
+        "build_id": BUILD_ID,
         "graceful_shutdown_timeout": GRACE,
         "max_heartbeat_throttle_interval": timedelta(seconds=BEAT_SECONDS),
         "default_heartbeat_throttle_interval": timedelta(seconds=BEAT_SECONDS),
