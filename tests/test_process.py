@@ -194,7 +194,8 @@ async def test_the_command_starts_from_a_clean_state(bench: Bench) -> None:
 
     await bench.sh("grep -E '^Sig(Ign|Blk)' /proc/self/status; ls /proc/self/fd; kill 0; exit 9")
     signals, files = bench.lines[:2], bench.lines[2:]
-    assert {line.split()[1].strip("0") for line in signals} == {""}
+    # But for 32 and 33, the C library's own: its posix_spawn, which `make` uses, leaves them ignored for good.
+    assert {int(line.split()[1], 16) & ~(0b11 << 31) for line in signals} == {0}
     assert files == ["0", "1", "2", "3"]  # 3: the folder that ls reads
 
 
