@@ -443,6 +443,8 @@ class SettleInput(Model):
     outcome: str
     landed_head: str | None = None
     """The head whose work is on the target; what goes beyond it is saved."""
+    ops: list[str] = []
+    """Candidates that the task submitted: what the repository pinned for them is let go."""
 
 
 class Settled(Model):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from activities.contracts import Settled, TaskRef
+from activities.git.candidate import unpin
 from activities.git.repository import open_repository
 from activities.git.salvage import save
 from activities.git.worktree import Worktree
@@ -20,7 +21,7 @@ class InUse(Exception):
     """Something still works in the worktree."""
 
 
-def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None) -> Settled:
+def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = None, ops: Sequence[str] = ()) -> Settled:
     """Safe to run again: a worktree that is gone was settled, and what it saved is remembered in the run folder.
 
     `landed_head`: the head whose work is on the target. Raises InUse while a process holds the worktree.
@@ -36,6 +37,9 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None) -> S
         if settled is None or saved is not None:
             settled = Settled(salvage_ref=saved.ref if saved else None, salvaged_files=saved.files if saved else 0)
             write_model(record, settled)
+        with worktree.repository.git() as git:
+            for op in ops:
+                unpin(git, op)
         worktree.remove()
     home.worktree_lock(ref.key).unlink(missing_ok=True)
     return settled

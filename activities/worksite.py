@@ -73,6 +73,6 @@ class WorksiteActivities:
     @activity.defn
     async def settle(self, given: SettleInput) -> Settled:
         """Save what did not land, remove the worktree. A second run finds what the first one saved."""
-        settled = await blocking(settle, self.site.home, given.ref, given.outcome, given.landed_head)
+        settled = await blocking(settle, self.site.home, given.ref, given.outcome, given.landed_head, given.ops)
         log.info("task settled", outcome=given.outcome, salvage_ref=settled.salvage_ref)
         return settled

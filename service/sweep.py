@@ -6,6 +6,11 @@ Only what Temporal itself says has ended is touched. A task that this server doe
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from pathlib import Path
 
 import structlog
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -22,6 +27,7 @@ log = structlog.get_logger()
 async def sweep(client: Client, home: Home) -> int:
     """Number of worktrees removed. Safe to run at any time, by several at once."""
     count = 0
+    await asyncio.to_thread(remove_git_leftovers)
     for path in [path for path in (home.root / "worktrees").glob("*") if path.is_dir()]:
         record = home.run(path.name) / "ref.json"
         if not record.exists():
@@ -37,6 +43,14 @@ async def sweep(client: Client, home: Home) -> int:
         count += 1
         log.info("removed the worktree of an ended task", task=ref.task_id, salvage_ref=settled.salvage_ref)
     return count
+
+
+def remove_git_leftovers() -> None:
+    """Shadow git directories of workers that were killed. A git command takes no hour."""
+    for path in Path(tempfile.gettempdir()).glob("mergewright-git-*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(path)
 
 
 async def _has_ended(client: Client, ref: TaskRef) -> bool:

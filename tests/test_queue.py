@@ -80,6 +80,7 @@ async def test_a_task_abandoned_in_the_queue_is_taken_out(kit: Kit) -> None:
         await the_queue(kit).execute_update("resume")
         seen: QueueStatus = await the_queue(kit).query("queue", result_type=QueueStatus)
     assert (result.outcome, seen.entries) == ("abandoned", [])
+    assert kit.refs() == [result.salvage_ref]
     assert result.salvage_ref is not None
     assert kit.show("b.txt", result.salvage_ref) == "x"
     assert "b.txt" not in git(kit.repo, "ls-tree", "--name-only", "main")

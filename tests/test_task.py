@@ -78,6 +78,7 @@ async def test_two_that_conflict_are_resolved_and_both_land(kit: Kit) -> None:
     assert sorted(kit.show("README.md").splitlines()[1:]) == ["one", "two"]
     assert len(set(kit.trailers("Merge-Op"))) == 2
     assert max(result.seconds.resolve for result in both) > 0
+    assert kit.refs() == []
     kit.assert_clean()
 
 

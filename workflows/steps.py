@@ -92,6 +92,8 @@ class TaskSteps(OperatorCommands):
         self.reviews: list[str] = []
         self.approved_head: str | None = None
         self.approved_by: list[str] = []
+        self.ops: list[str] = []
+        """Candidates that were submitted."""
         self.answers: dict[str, MergeAnswer] = {}
         self.landed: MergeAnswer | None = None
         self.result: TaskResult | None = None

@@ -281,6 +281,7 @@ class TaskWorkflow(TaskSteps):
         while True:
             # Once it may be in the queue it must be known here, so that it can be taken out again.
             sent, cancelled = await self.whole(MergeActivities.submit, submission, "submit to the merge queue")
+            self.ops = [*dict.fromkeys([*self.ops, sent.op])]
             if not cancelled:
                 cancelled = await self._heard(sent.op)
             if cancelled or (self.abandoned and sent.op not in self.answers):
@@ -322,7 +323,7 @@ class TaskWorkflow(TaskSteps):
         reason, salvage_ref = end.reason, None
         if self.prepared is not None:
             head = self.found.head if merged and self.found else None
-            given = SettleInput(ref=self.prepared.ref, outcome=outcome, landed_head=head)
+            given = SettleInput(ref=self.prepared.ref, outcome=outcome, landed_head=head, ops=self.ops)
             summary = "save what did not land, remove the worktree"
             try:
                 settled, _ = await self.whole(WorksiteActivities.settle, given, summary)
