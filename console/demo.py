@@ -174,8 +174,8 @@ async def demo(console: Console, keep: bool) -> bool:
         console.print(f"web UI:     http://127.0.0.1:{ui_port}   until: kill {worker.pid}", highlight=False)
         console.print(f"commands:   export TEMPORAL_ADDRESS=127.0.0.1:{port}", highlight=False)
     else:
-        console.print(f"web UI:     http://127.0.0.1:{ui_port}   has ended; `make demo KEEP=1` leaves it running",
-                      highlight=False)  # fmt: skip
+        ended = "has ended; `make demo KEEP=1` leaves it running"
+        console.print(f"web UI:     http://127.0.0.1:{ui_port}   {ended}", highlight=False, soft_wrap=True)
     return good
 
 
