@@ -21,13 +21,17 @@ _ENV = {
 
 
 def run_git(
-    path: Path, *args: str, stdin: bytes | None = None, check: bool = True
+    path: Path,
+    *args: str,
+    stdin: bytes | None = None,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Plain git in `path`, as a user runs it: with the repository's own config, hooks and filters."""
     return subprocess.run(
         ["git", *args],
         cwd=path,
-        env=_ENV,
+        env={**_ENV, **(env or {})},
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,

@@ -139,7 +139,10 @@ def test_what_the_user_ignores_stays_out(worktree: Worktree, own_home: Path) -> 
     write(own_home, {".config/git/ignore": "*.swp\n"})
     write(worktree.repository.common_dir, {"info/exclude": "notes/\n"})
     write(worktree.path, {"a.swp": "x", "notes/x": "x", "b": "b"})
-    assert worktree.repository.changed_files(worktree.base(), worktree.commit_all("b")) == ["b"]
+    head = worktree.commit_all("b")
+    assert worktree.repository.changed_files(worktree.base(), head) == ["b"]
+    worktree.put_back(head)
+    assert (worktree.path / "a.swp").exists() and (worktree.path / "notes" / "x").exists()
 
 
 def test_locks_of_a_killed_git_do_not_block(worktree: Worktree) -> None:

@@ -228,11 +228,15 @@ def _permissions(place: Path) -> None:
     with slot.take(place / "slots", 1) as taken:
         tree = slot.checkout(taken, repository, head)
         write(tree, {"locked/deep/x": "x"})
-        for shut in ("locked/deep", "locked", "a", "shut/in"):
-            (tree / shut).chmod(0o500 if shut == "a" else 0)
+        for shut in ("locked/deep", "locked", "shut/in"):
+            (tree / shut).chmod(0)
         slot.checkout(taken, repository, worktree.base())
         assert sorted(path.name for path in tree.iterdir()) == [".git", "a", "b"]
+        (tree / "a").chmod(0o500)
+        before = (tree / "b").stat().st_ino
+        slot.checkout(taken, repository, worktree.base())
         write(tree, {"a/y": "a gate may write there"})
+        assert (tree / "b").stat().st_ino == before  # nor was it all made anew for that
     write(worktree.path, {"locked/deep/x": "x"})
     (worktree.path / "locked" / "deep").chmod(0)
     (worktree.path / "locked").chmod(0)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import shutil
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -80,6 +82,14 @@ def test_32_at_once(repository: Repository, tmp_path: Path) -> None:
         list(pool.map(lambda worktree: worktree.remove(), made))
     assert git(repository.path, "for-each-ref", "refs/mergewright") == ""
     assert list(tmp_path.glob("*t.*")) == []
+
+
+def test_a_git_that_outlived_its_worker_is_waited_for(worktree: Worktree) -> None:
+    script = "import sys, time; time.sleep(0.5); open('late', 'w').write('late')"
+    with worktree.alone() as lock:
+        orphan = subprocess.Popen([sys.executable, "-c", script], cwd=worktree.path, pass_fds=[lock])
+    assert worktree.repository.read_file(worktree.commit_all("all of it"), "late") == b"late"
+    orphan.wait()
 
 
 def test_the_base_outlives_a_rewritten_main(worktree: Worktree, repository: Repository) -> None:
