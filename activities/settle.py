@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from activities.contracts import Settled, TaskRef
 from activities.git.candidate import unpin
+from activities.git.clone import WorktreeBroken
 from activities.git.repository import open_repository
 from activities.git.salvage import save
 from activities.git.worktree import Worktree
@@ -29,11 +30,13 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = Non
     record = home.run(ref.key) / "settled.json"
     path = home.worktree(ref.key)
     settled = Settled.model_validate_json(record.read_text()) if record.exists() else None
-    if settled is not None and not path.exists():
-        return settled
     with _fenced(home.worktree_lock(ref.key)):
         worktree = Worktree(open_repository(ref.repo), path, ref.key, task_branch(ref.task_id), ref.target)
-        saved = save(worktree, task_id=ref.task_id, outcome=outcome, kept=landed_head) if path.exists() else None
+        saved = None
+        if settled is None or path.exists():
+            # Also when the folder is gone: then what was published is saved. Raised: nothing of it is left at all.
+            with suppress(WorktreeBroken):
+                saved = save(worktree, task_id=ref.task_id, outcome=outcome, kept=landed_head)
         if settled is None or saved is not None:
             settled = Settled(salvage_ref=saved.ref if saved else None, salvaged_files=saved.files if saved else 0)
             write_model(record, settled)
