@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 import uuid
 from collections.abc import Coroutine
 from pathlib import Path
@@ -25,6 +24,7 @@ from console.demo import demo as run_demo
 from console.follow import follow
 from service.connect import TASK_QUEUE, connect, connect_config
 from service.devserver import CannotServe
+from service.leave import run_and_leave
 from workflows.contracts import QueueStatus, TaskResult, TaskStatus
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -279,4 +279,4 @@ def salvage_restore(
 
 
 if __name__ == "__main__":
-    sys.exit(app())
+    run_and_leave(app)

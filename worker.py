@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ import typer
 from activities.home import Home, default_home
 from service.connect import TASK_QUEUE, connect, connect_config, quiet_runtime
 from service.devserver import CannotServe, DevServer
+from service.leave import run_and_leave
 from service.logs import configure_logging
 from service.run import run_worker
 
@@ -44,10 +44,6 @@ def main(
     except (CannotServe, RuntimeError) as problem:
         typer.echo(f"worker: {problem}", err=True)
         raise typer.Exit(1) from None
-    finally:
-        # The SDK's core may still be ending its threads: without this pause the interpreter aborts now and then
-        # (temporalio/sdk-python issue 300).
-        time.sleep(0.5)
 
 
 async def _serve(
@@ -77,4 +73,4 @@ async def _serve(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_and_leave(lambda: typer.run(main))
