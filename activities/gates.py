@@ -9,9 +9,10 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import fence, process
-from activities.contracts import GateResult, GatesInput, GateSpec, GatesResult, tail
+from activities.contracts import GateResult, GatesInput, GatesResult
 from activities.git import slot
 from activities.git.repository import open_repository
+from activities.settings import GateSpec, tail
 from activities.site import Site, blocking, progress, worktree_of
 
 TAIL_BYTES = 3_000

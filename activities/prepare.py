@@ -12,21 +12,13 @@ from pydantic import ValidationError
 from temporalio import activity
 
 from activities.agents import UnknownRuntime, runtime
-from activities.contracts import (
-    AgentSpec,
-    GateSpec,
-    Prepared,
-    PrepareInput,
-    TaskInput,
-    TaskRef,
-    TaskSettings,
-    explain,
-)
+from activities.contracts import Prepared, PrepareInput, TaskRef
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
 from activities.git.worktree import create
 from activities.home import safe_name, task_key
 from activities.process import base_environment
+from activities.settings import AgentSpec, GateSpec, TaskInput, TaskSettings, explain
 from activities.settle import settle
 from activities.site import Site, blocking, invalid, task_branch, write_model
 

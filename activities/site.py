@@ -15,11 +15,12 @@ from pydantic import BaseModel
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-from activities.contracts import INVALID_TASK, TaskRef
+from activities.contracts import TaskRef
 from activities.git.clone import WorktreeBroken
 from activities.git.repository import open_repository
 from activities.git.worktree import Worktree, rebuild
 from activities.home import Home, safe_name
+from activities.settings import INVALID_TASK
 
 P = ParamSpec("P")
 R = TypeVar("R")

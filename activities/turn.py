@@ -20,12 +20,13 @@ from temporalio.exceptions import ApplicationError
 from activities import fence, process
 from activities.agents import runtime, signals
 from activities.agents.base import Reader, Report, Runtime, Turn
-from activities.contracts import TurnInput, TurnResult, tail
+from activities.contracts import TurnInput, TurnResult
 from activities.git.history import subjects
 from activities.git.salvage import save
 from activities.git.worktree import Worktree
 from activities.home import Home
 from activities.prompting import compose
+from activities.settings import tail
 from activities.site import (
     Site,
     blocking,

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
-from activities.contracts import TaskInput, explain
+from activities.settings import TaskInput, explain
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from temporalio.worker import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import INVALID_TASK, explain
+    from activities.settings import INVALID_TASK, explain
 
 
 class _StrictJSON(PydanticJSONPlainPayloadConverter):

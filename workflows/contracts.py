@@ -10,19 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from activities.contracts import (
-    AgentSpec,
-    Candidate,
-    Conflict,
-    GateResult,
-    GateSpec,
-    Limits,
-    Model,
-    Role,
-    TaskInput,
-    TurnEnd,
-    Usage,
-)
+from activities.contracts import Candidate, Conflict, GateResult, TurnEnd, Usage
+from activities.settings import AgentSpec, GateSpec, Limits, Model, Role, TaskInput
 
 __all__ = [
     "AgentSpec",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from activities.contracts import AgentSpec, Role, TurnResult, Usage
+from activities.contracts import TurnResult, Usage
+from activities.settings import AgentSpec, Role
 from workflows.contracts import Seconds, TurnRecord
 
 _BUCKET: dict[Role, str] = {

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from temporalio.common import RetryPolicy
 from temporalio.workflow import ActivityCancellationType
 
-from activities.contracts import INVALID_TASK, AgentSpec, GateSpec
+from activities.settings import INVALID_TASK, AgentSpec, GateSpec
 
 HEARTBEAT = timedelta(seconds=60)
 """Every activity beats each 5 s; a minute of silence means that its worker is gone (research: temporal, section 3)."""

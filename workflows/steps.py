@@ -12,17 +12,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import (
-        INVALID_TASK,
-        AgentSpec,
-        Ask,
-        Collected,
-        Prepared,
-        Role,
-        TaskInput,
-        TurnInput,
-        TurnResult,
-    )
+    from activities.contracts import Ask, Collected, Prepared, TurnInput, TurnResult
+    from activities.settings import INVALID_TASK, AgentSpec, Role, TaskInput
     from activities.turn import TurnActivities
     from workflows import options
     from workflows.contracts import (

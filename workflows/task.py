@@ -18,7 +18,6 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.contracts import (
-        AgentSpec,
         Collected,
         CollectInput,
         GatesInput,
@@ -26,13 +25,13 @@ with workflow.unsafe.imports_passed_through():
         SettleInput,
         SubmitInput,
         Submitted,
-        TaskInput,
         TurnResult,
         UpdateBranchInput,
     )
     from activities.gates import GateActivities
     from activities.merging import MergeActivities
     from activities.prepare import PrepareActivities
+    from activities.settings import AgentSpec, TaskInput
     from activities.worksite import WorksiteActivities
     from workflows import options
     from workflows.contracts import BlockedReason, MergeAnswer, Outcome, QueueNote, Stage, TaskResult

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from activities.contracts import AgentSpec, Role, TurnEnd, Usage, tail
+from activities.contracts import TurnEnd, Usage
+from activities.settings import AgentSpec, Role, tail
 
 ARGUMENT_BYTES = 100_000
 """Longer texts do not go into an argv: Linux refuses a single argument of 128 KiB (MAX_ARG_STRLEN)."""

@@ -29,7 +29,8 @@ from activities.agents.base import (
     usage,
     without_result,
 )
-from activities.contracts import AgentSpec, TurnEnd
+from activities.contracts import TurnEnd
+from activities.settings import AgentSpec
 
 _LIMITED = {429, 529}
 _LOGIN = {401, 402, 403}

@@ -30,7 +30,8 @@ from activities.agents.base import (
     usage,
     without_result,
 )
-from activities.contracts import AgentSpec, TurnEnd
+from activities.contracts import TurnEnd
+from activities.settings import AgentSpec
 
 _ENDS: list[tuple[TurnEnd, re.Pattern[str]]] = [
     (

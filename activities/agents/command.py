@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from activities.agents.base import Launch, Report, Turn, last_words, one_line, standing, without_result
-from activities.contracts import AgentSpec
+from activities.settings import AgentSpec
 
 _RETRY_AFTER = re.compile(r"^\s*retry-after:\s*(\d+(?:\.\d+)?)\s*$", re.IGNORECASE | re.MULTILINE)
 

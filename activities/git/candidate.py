@@ -26,9 +26,10 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from activities.contracts import Built, Candidate, Conflict, Strategy, tail
+from activities.contracts import Built, Candidate, Conflict
 from activities.git.repository import printable
 from activities.git.run import IDENTITY, Git, GitError
+from activities.settings import Strategy, tail
 
 CANDIDATES = "refs/mergewright/candidate/"
 """`<op>` below it: the tip that is tested and landed; keeps gc away from it."""

@@ -20,12 +20,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from pathlib import Path
 
-from activities.contracts import Candidate, Landed, Model
+from activities.contracts import Candidate, Landed
 from activities.git.candidate import one_line, unpin
 from activities.git.checkout import InTheWay, Move, moving
 from activities.git.locks import exclusive, outwait
 from activities.git.repository import Checkout, Repository, RepositoryProblem
 from activities.git.run import Git, GitError
+from activities.settings import Model
 
 _MOST_NAMED = 50
 

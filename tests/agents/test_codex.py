@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from activities.agents import runtime
 from activities.agents.base import Report
 from activities.agents.codex import CodexReader, stated_wait
-from activities.contracts import AgentSpec, Usage
+from activities.contracts import Usage
+from activities.settings import AgentSpec
 from tests.agents.turns import SAMPLES, a_turn, damaged, exit_codes, play
 
 CODEX = runtime("codex")

@@ -12,7 +12,7 @@ import pytest
 
 from activities.agents import RUNTIMES, UnknownRuntime, runtime
 from activities.agents.base import Report, Turn
-from activities.contracts import AgentSpec
+from activities.settings import AgentSpec
 from tests.agents.turns import a_turn
 
 COMMAND = runtime("command")

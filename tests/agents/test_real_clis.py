@@ -22,7 +22,7 @@ import pytest
 from activities.agents import runtime
 from activities.agents.base import Report, Turn
 from activities.agents.signals import executor_signal
-from activities.contracts import AgentSpec
+from activities.settings import AgentSpec
 from tests.agents.turns import a_turn
 from tests.model_server import (
     ModelServer,

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from activities.agents.base import Reader, Report, Turn
-from activities.contracts import AgentSpec
+from activities.settings import AgentSpec
 
 SAMPLES = Path(__file__).parent / "samples"
 """What the CLIs really printed on standard output, cut down to what is read; `<cli>/<case>.jsonl`."""

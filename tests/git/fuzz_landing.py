@@ -22,11 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from activities.contracts import Candidate, Strategy
+from activities.contracts import Candidate
 from activities.git import run
 from activities.git.candidate import build, pin
 from activities.git.landing import land
 from activities.git.repository import open_repository
+from activities.settings import Strategy
 from tests.git.landings import MAIN, candidate, landed_ops, state, work
 from tests.git.repos import git, make_repo, run_git, write
 

@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from activities.contracts import Candidate, Landed, Strategy, TaskRef
+from activities.contracts import Candidate, Landed, TaskRef
 from activities.git.candidate import SOURCES, build, op_id, pin
 from activities.git.landing import land
 from activities.git.repository import Repository, open_repository
+from activities.settings import Strategy
 from tests.git.repos import commit, git, write
 
 MAIN = "refs/heads/main"

@@ -6,10 +6,11 @@ from typing import get_args
 
 import pytest
 
-from activities.contracts import Built, Candidate, Strategy
+from activities.contracts import Built, Candidate
 from activities.git.candidate import PathConservation, _conserve, build, op_id, pin, unpin
 from activities.git.repository import open_repository
 from activities.git.run import GitError
+from activities.settings import Strategy
 from tests.git.landings import DATE, MAIN, candidate, work
 from tests.git.repos import USER, commit, git, make_repo, run_git, write
 

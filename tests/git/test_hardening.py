@@ -10,12 +10,12 @@ from typing import get_args
 
 import pytest
 
-from activities.contracts import Strategy
 from activities.git.candidate import build, op_id, pin, repository_id, unpin
 from activities.git.checkout import Move
 from activities.git.landing import land
 from activities.git.repository import Repository, open_repository
 from activities.git.run import GitError
+from activities.settings import Strategy
 from tests.git.landings import MAIN, candidate, contents, land_it, work
 from tests.git.repos import Canary, commit, git, make_repo, run_git, write
 

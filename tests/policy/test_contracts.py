@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 import activities.contracts
 import workflows.contracts
-from activities.contracts import (
+from activities.contracts import TurnInput, TurnResult, Usage
+from activities.settings import (
     TAIL,
     Agent,
     AgentSpec,
@@ -21,9 +22,6 @@ from activities.contracts import (
     Model,
     TaskInput,
     TaskSettings,
-    TurnInput,
-    TurnResult,
-    Usage,
     explain,
     tail,
 )

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.contracts import AgentSpec, Role, TurnEnd, TurnResult, Usage
+from activities.contracts import TurnEnd, TurnResult, Usage
+from activities.settings import AgentSpec, Role
 from workflows.contracts import Seconds, TurnRecord
 from workflows.ledger import Ledger
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.contracts import Limits, Usage
+from activities.contracts import Usage
+from activities.settings import Limits
 from workflows.contracts import Blocked, BlockedReason
 from workflows.policy.limits import money_left, over_budget
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from activities.contracts import Limits, TurnEnd, TurnResult
+from activities.contracts import TurnEnd, TurnResult
+from activities.settings import Limits
 from workflows.contracts import BlockedReason
 from workflows.policy.turns import (
     MAX_STATED_SECONDS,

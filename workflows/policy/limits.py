@@ -5,7 +5,8 @@ Only agents' time and money count, never waiting, gates or our own time (FEATURE
 
 from __future__ import annotations
 
-from activities.contracts import Limits, Usage
+from activities.contracts import Usage
+from activities.settings import Limits
 from workflows.contracts import Blocked, BlockedReason
 
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from activities.contracts import Ask, Limits, TurnResult
+from activities.contracts import Ask, TurnResult
+from activities.settings import Limits
 from workflows.contracts import BlockedReason
 
 MAX_COLD_STARTS = 5

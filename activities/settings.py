@@ -1,0 +1,172 @@
+"""What an operator configures: a task's input, and what a repository's `mergewright.toml` may set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+TAIL = 3_000
+"""Characters of an output's end that travel in a payload (FEATURES A11)."""
+
+
+INVALID_TASK = "InvalidTask"
+"""Failure type: the input, the repository or the host is not as the task needs it. Never tried again."""
+
+
+def explain(error: ValidationError) -> str:
+    """A refused input in one line: every field with what is wrong with it, and no value of it."""
+    words = {"extra_forbidden": "unknown field", "missing": "required, but not given"}
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    said = "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'input'}: "
+        f"{words.get(item['type'], item['msg'].removeprefix('Value error, '))}"
+        for item in found
+    )
+    return " ".join(said.split())  # the name of an unknown field may hold anything
+
+
+def tail(text: str, limit: int = TAIL) -> str:
+    """The end of `text`, at most `limit` characters; a cut is marked."""
+    return text if len(text) <= limit else "…" + text[len(text) - limit + 1 :]
+
+
+class Model(BaseModel):
+    """Base of every contract: immutable, and a field that it does not know is refused by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+YEAR_SECONDS = 365 * 86_400
+"""No time limit is longer: a timer could not hold a much longer one, and the task would hang."""
+
+Role = Literal["planner", "executor", "reviewer", "fixer", "resolver"]
+Strategy = Literal["merge", "squash", "rebase", "ff-only"]
+
+
+def _short_agent(value: Any) -> Any:
+    """`"codex:gpt-5.5:medium"` is `{"runtime": "codex", "model": "gpt-5.5", "reasoning": "medium"}`."""
+    if not isinstance(value, str):
+        return value
+    parts = value.split(":")
+    if len(parts) > 3:
+        raise ValueError("the short form of an agent is runtime[:model[:reasoning]]")
+    if not parts[0]:
+        raise ValueError("the short form of an agent begins with its runtime")
+    return {name: part for name, part in zip(("runtime", "model", "reasoning"), parts, strict=False) if part}
+
+
+class AgentSpec(Model):
+    """One agent: which CLI, which model, and how long a turn of it may take."""
+
+    runtime: str = "claude-code"
+    model: str | None = None
+    reasoning: str | None = None
+    command: list[str] = []
+    """argv of the `command` runtime; the prompt comes on its standard input."""
+    max_turns: int = Field(50, ge=1, strict=True)
+    turn_timeout_minutes: float = Field(60, gt=0, le=YEAR_SECONDS / 60)
+    idle_timeout_minutes: float = Field(15, gt=0, le=YEAR_SECONDS / 60)
+    env: dict[str, str] = {}
+    prompts: list[str] = []
+    """Extra instructions: paths of text files, relative to the repository, read from the target branch."""
+
+    @model_validator(mode="after")
+    def _command_runtime(self) -> AgentSpec:
+        if self.runtime == "command" and not self.command:
+            raise ValueError('the runtime "command" needs `command`, an argv such as ["./agent.sh"]')
+        if self.command and self.runtime != "command":
+            raise ValueError('`command` belongs to the runtime "command" only')
+        return self
+
+    def label(self) -> str:
+        """How commits and the UI name this agent: `codex (gpt-5.5)`."""
+        return f"{self.runtime} ({self.model})" if self.model else self.runtime
+
+
+Agent = Annotated[AgentSpec, BeforeValidator(_short_agent)]
+
+
+class GateSpec(Model):
+    """A shell command that must exit 0 on the commit that lands."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    command: str = Field(min_length=1)
+    timeout_seconds: float = Field(600, gt=0, le=YEAR_SECONDS)
+
+
+class Limits(Model):
+    """When to stop trying. Counts start again when an operator continues a blocked task."""
+
+    max_working_resumes: int = Field(5, ge=0, strict=True)
+    max_needs_followups: int = Field(1, ge=0, strict=True)
+    max_review_rounds: int = Field(5, ge=1, strict=True)
+    max_gate_failures: int = Field(5, ge=1, strict=True)
+    max_merge_attempts: int = Field(5, ge=1, strict=True)
+    max_cost_usd: float | None = Field(None, gt=0)
+    max_agent_minutes: float | None = Field(None, gt=0)
+
+
+class Delivery(Model):
+    """How finished work reaches the target branch."""
+
+    kind: Literal["merge"] = "merge"
+    strategy: Strategy = "merge"
+
+
+class TaskSettings(Model):
+    """What the repository's `mergewright.toml` may set; the task's own input wins over it."""
+
+    acceptance: list[str] = []
+    files: list[str] = []
+    target: str | None = None
+    """Branch to land on; none: the repository's current default branch."""
+    agent: Agent = AgentSpec()
+    reviewers: list[Agent] = []
+    resolver: Agent | None = None
+    """Who resolves conflicts; none: the agent itself, in its own session."""
+    gates: list[GateSpec] = []
+    interactive: bool = Field(False, strict=True)
+    limits: Limits = Limits()
+    delivery: Delivery = Delivery()
+    on_blocked: Literal["wait", "fail"] = "wait"
+    plan_timeout_hours: float = Field(48, gt=0, le=YEAR_SECONDS / 3_600)
+    """How long a plan waits for its approval before the task is blocked."""
+
+    @field_validator("gates")
+    @classmethod
+    def _distinct_gates(cls, gates: list[GateSpec]) -> list[GateSpec]:
+        names = [gate.name for gate in gates]
+        if len(set(names)) < len(names):
+            raise ValueError("two gates have the same name")
+        return gates
+
+
+class TaskInput(TaskSettings):
+    """Input of `TaskWorkflow`: one JSON object, only `repo` and `title` are required."""
+
+    repo: str = Field(min_length=1)
+    title: str
+    description: str = ""
+
+    @field_validator("title")
+    @classmethod
+    def _one_line(cls, title: str) -> str:
+        if len(title.strip().splitlines()) != 1:
+            raise ValueError("must be one line; put the rest into `description`")
+        return title.strip()
+
+    @field_validator("repo")
+    @classmethod
+    def _absolute(cls, repo: str) -> str:
+        if not repo.startswith("/"):
+            raise ValueError("must be an absolute path on the worker's host")
+        return repo
