@@ -90,27 +90,36 @@ class Usage(Model):
     """What one turn used. Differences, never cumulative figures of a session."""
 
     cost_usd: float = 0.0
+    """As the CLI reports it, else by the price list (`prices.py`)."""
     input_tokens: int = 0
+    """All of them, with those from the cache."""
     cached_tokens: int = 0
     """The part of the input that came from the provider's cache."""
     output_tokens: int = 0
+    unpriced_tokens: int = 0
+    """Tokens of a model whose price nobody knows: they are missing in `cost_usd`."""
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            cost_usd=self.cost_usd + other.cost_usd,
-            input_tokens=self.input_tokens + other.input_tokens,
-            cached_tokens=self.cached_tokens + other.cached_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-        )
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
 
 
 TurnEnd = Literal[
     "done",  # the agent ended its turn; `signal` or `verdict` say with what
-    "max_turns",  # the CLI stopped at its own turn or budget limit; the session goes on
-    "limited",  # rate or usage limit; `retry_after_seconds` where it was stated
-    "login",  # not logged in, key refused, out of credit: a person must act
+    "max_turns",  # the CLI stopped at its own turn limit; the session goes on
+    "budget",  # stopped because what it may cost is used up; the session goes on
+    "limited",  # rate or usage limit, overloaded, no network; `retry_after_seconds` where it was stated
+    "credit",  # the account has no money left
+    "login",  # not logged in, or the key is refused: a person must act
     "lost_session",  # the session to resume does not exist (any more): start cold
-    "timeout",  # wall or idle time-out
+    "context_full",  # the session has become too long for the model
+    "refused",  # the model will not do it
+    "stalled",  # no output, or nothing but retries of its own, for too long
+    "timeout",  # the turn took too long
+    "unreadable",  # exit 0, and no result that could be read
     "failed",  # anything else; `reason` is the evidence
 ]
 

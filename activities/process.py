@@ -88,7 +88,7 @@ class Ended:
 
     exit_code: int | None
     """Negative for a signal; None when we ended it."""
-    by: Literal["exit", "wall", "idle", "finished"]
+    by: Literal["exit", "wall", "idle", "finished", "stopped"]
     seconds: float
 
 
@@ -112,13 +112,15 @@ async def run(
     on_line: Callable[[str], None] | None = None,
     finished: Callable[[], bool] | None = None,
     linger_seconds: float = 10.0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Ended:
     """Runs a command to its end and leaves nothing of it behind, whichever way this function is left.
 
     `stdout` and `stderr` are truncated and get the complete output; they may be the same path. Lines of `stdout` go to
     `on_line` while it runs, decoded with replacement and without their line feed, the last one also when it has none.
     Their growth is what counts as activity for `idle_seconds`. Once `finished()` is true after lines were fed, only
-    `linger_seconds` count. All seconds are from the start of the command, looked at five times a second.
+    `linger_seconds` count; once `stop()` is true it is ended at once. All seconds are from the start of the command,
+    looked at five times a second, and so are both callbacks.
 
     `lock` is held from before the start until nothing is left of the command, by its supervisor alone. Whoever holds it
     is ended (SIGTERM, its own grace): a second run of the same turn so replaces the first one, in this worker, a frozen
@@ -135,7 +137,7 @@ async def run(
         started = time.monotonic()
         gone = child.gone()
         try:
-            by = await _watch(gone, transcript, started, wall_seconds, idle_seconds, finished, linger_seconds)
+            by = await _watch(gone, transcript, started, wall_seconds, idle_seconds, finished, linger_seconds, stop)
         finally:
             child.end()
             await _whatever_happens(gone)
@@ -352,7 +354,8 @@ async def _watch(
     idle_seconds: float | None,
     finished: Callable[[], bool] | None,
     linger_seconds: float,
-) -> Literal["exit", "wall", "idle", "finished"]:
+    stop: Callable[[], bool],
+) -> Literal["exit", "wall", "idle", "finished", "stopped"]:
     """Until it is gone or must go. Reads the output while it waits."""
     active, done = started, None
     while True:
@@ -363,6 +366,8 @@ async def _watch(
         now = time.monotonic()
         if grew:
             active = now
+        if stop():
+            return "stopped"
         if done is None and finished is not None and finished():
             done = now
         if done is not None:

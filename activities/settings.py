@@ -70,6 +70,8 @@ class AgentSpec(Model):
     runtime: str = "claude-code"
     model: str | None = None
     reasoning: str | None = None
+    account: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of an account of the worker's configuration; none: the vendor's default one."""
     command: list[str] = []
     """argv of the `command` runtime; the prompt comes on its standard input."""
     max_turns: int = Field(50, ge=1, strict=True)

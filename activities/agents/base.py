@@ -13,10 +13,14 @@ import shutil
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from activities.agents.prices import price
+from activities.agents.resets import stated_wait
 from activities.contracts import TurnEnd, Usage
+from activities.faults.agent import end_of
 from activities.settings import AgentSpec, Role, tail
 
 ARGUMENT_BYTES = 100_000
@@ -47,6 +51,8 @@ class Turn:
     """What the turn may cost, for CLIs that can stop by themselves; checked after each request, so it overshoots."""
     previous: dict[str, float] = field(default_factory=dict)
     """`Report.cumulative` of the session's last turn that has ended; not used on a cold start."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """What the CLI will run with, but for `Launch.env`: where its own files are."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +84,84 @@ class Report:
     """For the next turn's `Turn.previous`."""
 
 
-class Reader(Protocol):
+class Reader:
     """Follows one turn's standard output. No output, however odd, makes it raise."""
 
-    session: str | None
-    """Known as soon as the CLI has said it."""
-    finished: bool
-    """Nothing more of this turn is wanted: if the process does not exit now, it may be ended."""
-    last: str
-    """The newest thing said or done, one short line, for the live view."""
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.session: str | None = None
+        """Known as soon as the CLI has said it."""
+        self.finished = False
+        """Nothing more of this turn is wanted: if the process does not exit now, it may be ended."""
+        self.last = ""
+        """The newest thing said or done, one short line, for the live view."""
+        self.retrying = ""
+        """What the CLI is trying again by itself, as it said it; empty while it gets on. Some do so for hours."""
+        self.previous = turn.previous if turn.session else {}
+        """Cumulative figures of the session before this turn."""
+
+    @property
+    def usage(self) -> Usage:
+        """Of this turn so far, as far as the CLI tells it while it works."""
+        return Usage()
+
+    @property
+    def log(self) -> Path | None:
+        """A file that the CLI writes beside its output, as soon as it is known which: its lines go to `feed_log`."""
+        return None
 
     def feed(self, line: str) -> None:
         """One line of standard output, without its line break."""
+        raise NotImplementedError
+
+    def feed_log(self, line: str) -> None:
+        """One line of `log`."""
 
     def report(self, exit_code: int | None, stderr: str) -> Report:
-        """Judge the turn. `exit_code` is negative for a signal, None when we ended it at a time-out."""
+        """Judge the turn. `exit_code` is negative for a signal, None when we ended it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a CLI can do and tell; the documentation's table is made of it."""
+
+    session: Literal["ours", "its own", "none"]
+    """Who chooses the id of a new session; `none`: it cannot resume."""
+    max_turns: bool
+    """It stops by itself at `max_turns`."""
+    budget: bool
+    """It stops by itself at a sum of money; we stop any other whose use is known while it works."""
+    live: Literal["messages", "session log", "telemetry", "none"]
+    """Where its use is seen while it works."""
+    cost: Literal["reported", "price list", "none"]
+    system: Literal["system prompt", "prompt"]
+    """Where the standing instructions go."""
+    reasoning: bool
+    """`reasoning` of the agent is passed on."""
 
 
 class Runtime(Protocol):
     """One agent CLI."""
 
     name: str
+    program: str
+    """What is looked for in the PATH; empty: the agent's own `command`."""
     install: str
     """How to get it, for the message when it is missing."""
     login: str
     """What a person does about an end of `login`; part of the report's reason."""
+    abilities: Abilities
     environment: tuple[str, ...]
     """Prefixes of the worker's variables that are passed on, besides the common ones."""
+    key: str
+    """The variable that the CLI takes an API key from; empty when it takes none."""
+    outranking: tuple[str, ...]
+    """Variables with which the CLI would not use its own login: keys, tokens, other providers. The billing mode
+    `subscription` takes them all away, `key` all but the one key."""
+
+    def vendor(self, agent: AgentSpec) -> str:
+        """Whose limits a turn counts against; empty: nobody's."""
 
     def problem(self, agent: AgentSpec, env: Mapping[str, str]) -> str | None:
         """Why no turn can start with this PATH: one line that names the remedy. Quick, local, None when all is well."""
@@ -162,28 +219,61 @@ def number(value: object) -> float:
         return 0.0
 
 
-def spent(cumulative: dict[str, float], previous: dict[str, float]) -> dict[str, float]:
-    """What was added since `previous`. A counter that fell has started again: then all of it was."""
-    if any(value < previous.get(key, 0.0) for key, value in cumulative.items()):
+def spent(cumulative: Mapping[str, float], previous: Mapping[str, float]) -> dict[str, float]:
+    """What was added since `previous`. A counter that fell by a tenth has started again: then all of it was.
+
+    Not by less: `previous` holds estimates where a turn was ended before its CLI had told its sums.
+    """
+    if any(value < 0.9 * previous.get(key, 0.0) for key, value in cumulative.items()):
         previous = {}
-    return {key: value - previous.get(key, 0.0) for key, value in cumulative.items()}
+    return {key: max(value - previous.get(key, 0.0), 0.0) for key, value in cumulative.items()}
 
 
-def usage(figures: dict[str, float]) -> Usage:
-    return Usage(
-        cost_usd=figures.get("cost_usd", 0.0),
+def with_estimate(previous: Mapping[str, float], used: Usage) -> dict[str, float]:
+    """Cumulative figures after a turn that was ended before its CLI told them: the next turn's must not count it."""
+    counted = {name: float(getattr(used, name)) for name in ("input_tokens", "cached_tokens", "output_tokens")}
+    if not used.unpriced_tokens:
+        counted["cost_usd"] = used.cost_usd
+    return {name: previous.get(name, 0.0) + counted.get(name, 0.0) for name in {*previous, *counted}}
+
+
+def usage(figures: Mapping[str, float], vendor: str = "", model: str | None = None) -> Usage:
+    """`figures` may hold `cost_usd`; without it the price list is asked about the vendor's `model`."""
+    counted = Usage(
         input_tokens=round(figures.get("input_tokens", 0.0)),
         cached_tokens=round(figures.get("cached_tokens", 0.0)),
         output_tokens=round(figures.get("output_tokens", 0.0)),
     )
+    cost = figures["cost_usd"] if "cost_usd" in figures else price(counted, vendor, model)
+    if cost is None:
+        return counted.model_copy(update={"unpriced_tokens": counted.tokens})
+    return counted.model_copy(update={"cost_usd": cost})
 
 
-def without_result(exit_code: int | None, stderr: str) -> Report:
-    """The judgement of a process that is gone and has not said how its turn ended."""
+def judged(text: str, status: float = 0) -> Report:
+    """A CLI's message of failure, by the one table of faults; with the time that it states."""
+    end = end_of(text, round(status))
+    wait = stated_wait(text, datetime.now().astimezone()) if end in ("limited", "credit") else None
+    return Report(end, reason=one_line(text, 400), retry_after_seconds=wait)
+
+
+def without_result(exit_code: int | None, stderr: str, retrying: str = "") -> Report:
+    """The judgement of a process that is gone and has not said how its turn ended.
+
+    `retrying`: what it was trying again when we ended it, perhaps for hours: that is how the turn ended.
+    """
     if exit_code is None:
-        return Report("timeout", reason="ended at a time-out")
+        waited = judged(retrying)
+        if waited.end != "failed":
+            return waited
+        return Report("timeout", reason=one_line(retrying, 400) or "ended at a time-out")
     by = -exit_code if exit_code < 0 else exit_code - 128  # a shell, or a CLI that caught it, says 128 + n
     if by in set(signal.Signals):
         return Report("failed", reason=f"killed by {signal.Signals(by).name}")
     said = last_words(stderr)
-    return Report("failed", reason=f"exit {exit_code}" + (f": {said}" if said else " and no result"))
+    if exit_code == 0:
+        return Report("unreadable", reason="exit 0" + (f": {said}" if said else "") + ", and no result")
+    known = judged(said)
+    if known.end == "failed":
+        known.reason = f"exit {exit_code}" + (f": {said}" if said else " and no result")
+    return known

@@ -2,6 +2,8 @@
 
 * The last event, `result`, tells how the turn ended. An API error is a `result` with subtype `success` and
   `is_error`; the turn and budget limits are subtypes of their own and carry no text.
+* Each `assistant` event carries the tokens of its request, one event for each block of one message: what the turn
+  has cost so far is known at each message. The sum of the last event outweighs it.
 * `total_cost_usd` and `modelUsage` are sums over the session, resumed turns and turns ended by SIGTERM included (one
   ended by SIGKILL is lost from them), so a turn's share is the difference to the last report.
 * The process may outlive its `result` when a background task of the agent's lives on; such tasks are switched off.
@@ -16,10 +18,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from activities.agents.base import (
+    Abilities,
     Launch,
+    Reader,
     Report,
     Turn,
     json_object,
+    judged,
     last_words,
     missing,
     number,
@@ -27,27 +32,45 @@ from activities.agents.base import (
     spent,
     standing,
     usage,
+    with_estimate,
     without_result,
 )
-from activities.contracts import TurnEnd
+from activities.contracts import Usage
 from activities.settings import AgentSpec
 
-_LIMITED = {429, 529}
-_LOGIN = {401, 402, 403}
-_LOGIN_TEXTS = ("Not logged in", "Invalid API key", "Credit balance is too low", "spend limit", "/login")
-"""Said with no status, or with one that means something else as well: 400 for credit, 429 for a spend limit."""
 _NO_SESSION = ("No conversation found", "requires a valid session ID")
 
 
 class ClaudeCode:
     name = "claude-code"
+    program = "claude"
     install = "npm install -g @anthropic-ai/claude-code"
     login = "log in with `claude` on the worker's host, or set ANTHROPIC_API_KEY, and check the account's credit"
+    abilities = Abilities(
+        session="ours",
+        max_turns=True,
+        budget=True,
+        live="messages",
+        cost="reported",
+        system="system prompt",
+        reasoning=True,
+    )
     environment: tuple[str, ...] = ("ANTHROPIC_", "CLAUDE_")
     """Of a cloud that serves the models (AWS_*, GOOGLE_*), the agent's own `env` must name what it may have."""
+    key = "ANTHROPIC_API_KEY"
+    outranking: tuple[str, ...] = (
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "CLAUDE_CODE_USE_BEDROCK",
+        "CLAUDE_CODE_USE_VERTEX",
+        "CLAUDE_CODE_USE_FOUNDRY",
+    )
+
+    def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
+        return "anthropic"
 
     def problem(self, agent: AgentSpec, env: Mapping[str, str]) -> str | None:  # noqa: ARG002 (any spec will do)
-        return missing("claude", env, self.install)
+        return missing(self.program, env, self.install)
 
     def launch(self, turn: Turn) -> Launch:
         system, stdin = standing(turn)
@@ -61,7 +84,8 @@ class ClaudeCode:
         if turn.budget_usd is not None:
             argv += ["--max-budget-usd", f"{turn.budget_usd:.6f}"]
         if system:
-            argv += ["--append-system-prompt", system]
+            # The snapshot is the first turn's system prompt, which a resumed session would go on with.
+            argv += ["--append-system-prompt", system, "--system-prompt-snapshot", "off"]
         env = {
             "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
             "CLAUDE_CODE_MAX_RETRIES": "5",
@@ -75,17 +99,15 @@ class ClaudeCode:
         return ClaudeReader(turn)
 
 
-class ClaudeReader:
+class ClaudeReader(Reader):
     def __init__(self, turn: Turn, now: Callable[[], float] = time.time) -> None:
-        self.session: str | None = None
-        self.finished = False
-        self.last = ""
-        self._turn = turn
+        super().__init__(turn)
         self._now = now
         self._said = ""
         self._result: dict[str, Any] = {}
         self._resets_at: float | None = None
-        self._previous = turn.previous if turn.session else {}
+        self._messages: dict[str, Usage] = {}
+        """What each request used, by the id of its message."""
 
     def feed(self, line: str) -> None:
         event = json_object(line)
@@ -99,7 +121,7 @@ class ClaudeReader:
                 rejected = info.get("status") == "rejected"
                 self._resets_at = number(info.get("resetsAt")) or None if rejected else None
             case "system" if event.get("subtype") == "api_retry":
-                self.last = one_line(f"retries: {event.get('error')} ({event.get('error_status')})")
+                self.retrying = self.last = one_line(f"retries: {event.get('error')} ({event.get('error_status')})")
             case "result":
                 self._result = event
                 self.finished = True
@@ -108,6 +130,8 @@ class ClaudeReader:
         message = _dict(event, "message")
         if message.get("model") == "<synthetic>":  # an API error in the agent's mouth
             return
+        self.retrying = ""
+        self._messages[str(message.get("id"))] = _used(message)
         content = message.get("content")
         for block in content if isinstance(content, list) else []:
             match block:
@@ -119,12 +143,17 @@ class ClaudeReader:
                     shown = next((value for value in arguments.values() if isinstance(value, str)), "")
                     self.last = one_line(f"{name} {shown}", 200)
 
+    @property
+    def usage(self) -> Usage:
+        return sum(self._messages.values(), Usage())
+
     def report(self, exit_code: int | None, stderr: str) -> Report:
         report = self._judge(exit_code, stderr)
         report.session = None if report.end == "lost_session" else self.session
         report.text = report.text or self._said
-        report.cumulative = self._cumulative() or self._previous
-        report.usage = usage(spent(report.cumulative, self._previous))
+        counted = self._cumulative()
+        report.cumulative = counted or with_estimate(self.previous, self.usage)
+        report.usage = usage(spent(counted, self.previous)) if counted else self.usage
         return report
 
     def _judge(self, exit_code: int | None, stderr: str) -> Report:
@@ -134,15 +163,21 @@ class ClaudeReader:
         errors = result.get("errors")
         said = result.get("result") or "; ".join(map(str, errors if isinstance(errors, list) else []))
         reason = one_line(said or result.get("subtype"), 400) if result else last_words(stderr)
-        if self._turn.session and any(text in reason for text in _NO_SESSION):
+        if self.turn.session and any(text in reason for text in _NO_SESSION):
             return Report("lost_session", reason=reason)
-        if not result:
-            return without_result(exit_code, stderr)
-        end = _end(result, reason)
-        if end == "login":
-            reason = f"{reason}: {ClaudeCode.login}"
-        wait = max(0.0, self._resets_at - self._now()) if end == "limited" and self._resets_at else None
-        return Report(end, reason=reason, retry_after_seconds=wait)
+        match result.get("subtype"):
+            case None:
+                return without_result(exit_code, stderr, self.retrying)
+            case "error_max_turns":
+                return Report("max_turns", reason=reason)
+            case "error_max_budget_usd":
+                return Report("budget", reason=reason)
+        report = judged(reason, number(result.get("api_error_status")))
+        if report.end == "failed" and result.get("stop_reason") == "refusal":
+            report.end = "refused"
+        if report.end == "limited" and self._resets_at:
+            report.retry_after_seconds = max(0.0, self._resets_at - self._now())
+        return report
 
     def _cumulative(self) -> dict[str, float]:
         """Empty when nothing was counted, as before the first request of a session."""
@@ -161,14 +196,20 @@ class ClaudeReader:
         }
 
 
-def _end(result: dict[str, Any], reason: str) -> TurnEnd:
-    """How a turn that went wrong is called."""
-    if result.get("subtype") in ("error_max_turns", "error_max_budget_usd"):
-        return "max_turns"
-    status = number(result.get("api_error_status"))
-    if status in _LOGIN or any(text in reason for text in _LOGIN_TEXTS):
-        return "login"
-    return "limited" if status in _LIMITED else "failed"
+def _used(message: dict[str, Any]) -> Usage:
+    """Of one request. The output's tokens are those so far."""
+    counted = _dict(message, "usage")
+
+    def total(*keys: str) -> float:
+        return sum(number(counted.get(key)) for key in keys)
+
+    figures = {
+        "input_tokens": total("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"),
+        "cached_tokens": total("cache_read_input_tokens"),
+        "output_tokens": total("output_tokens"),
+    }
+    model = message.get("model")
+    return usage(figures, "anthropic", model if isinstance(model, str) else None)
 
 
 def _dict(event: dict[str, Any], key: str) -> dict[str, Any]:

@@ -14,7 +14,17 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from activities.agents.base import Launch, Report, Turn, last_words, one_line, standing, without_result
+from activities.agents.base import (
+    Abilities,
+    Launch,
+    Reader,
+    Report,
+    Turn,
+    last_words,
+    one_line,
+    standing,
+    without_result,
+)
 from activities.settings import AgentSpec
 
 _RETRY_AFTER = re.compile(r"^\s*retry-after:\s*(\d+(?:\.\d+)?)\s*$", re.IGNORECASE | re.MULTILINE)
@@ -22,9 +32,19 @@ _RETRY_AFTER = re.compile(r"^\s*retry-after:\s*(\d+(?:\.\d+)?)\s*$", re.IGNORECA
 
 class Command:
     name = "command"
+    program = ""
     install = "put it where `command` says, and make it executable"
     login = "log the agent's program in"
+    abilities = Abilities(
+        session="ours", max_turns=False, budget=False, live="none", cost="none", system="prompt", reasoning=False
+    )
     environment: tuple[str, ...] = ()
+    key = ""
+    outranking: tuple[str, ...] = ()
+
+    def vendor(self, agent: AgentSpec) -> str:
+        """Nobody's limits, unless the agent names an account."""
+        return "command" if agent.account else ""
 
     def problem(self, agent: AgentSpec, env: Mapping[str, str]) -> str | None:
         """A path relative to the worktree cannot be checked before there is one: that is no problem yet."""
@@ -47,14 +67,13 @@ class Command:
         return Launch(list(turn.agent.command), env, stdin)
 
     def reader(self, turn: Turn) -> CommandReader:
-        return CommandReader(_session(turn))
+        return CommandReader(turn)
 
 
-class CommandReader:
-    def __init__(self, session: str) -> None:
-        self.session: str | None = session
-        self.finished = False
-        self.last = ""
+class CommandReader(Reader):
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn)
+        self.session = _session(turn)
         self._lines: list[str] = []
 
     def feed(self, line: str) -> None:

@@ -6,118 +6,22 @@ What is asserted here is what the adapters rely on: after an upgrade of a CLI th
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from activities.agents import runtime
-from activities.agents.base import Report, Turn
 from activities.agents.signals import executor_signal
-from activities.settings import AgentSpec
-from tests.agents.turns import a_turn
-from tests.model_server import (
-    ModelServer,
-    Scenario,
-    Step,
-    bash,
-    clients,
-    edit,
-    refuse,
-    say,
-    script,
-    use,
-    write,
-)
+from tests.agents.desk import AGENTS, Desk
+from tests.models import Step, bash, edit, say, script, use, write
 
 pytestmark = pytest.mark.agents
 
-CLIS = Path(__file__).parent / "node_modules" / ".bin"
-AGENTS = {
-    "claude-code": AgentSpec(
-        runtime="claude-code", model="sonnet", reasoning="low", env={"CLAUDE_CODE_MAX_RETRIES": "1"}
-    ),
-    "codex": AgentSpec(runtime="codex", model="gpt-5.5", reasoning="low"),
-}
 DONE = "All done.\nCOMPLETE_AND_READY_FOR_MERGE\n"
-
-
-@dataclass
-class Desk:
-    """A repository with an agent at work in it."""
-
-    agent: AgentSpec
-    repo: Path
-    home: Path
-    env: dict[str, str] = field(default_factory=dict)
-    server: ModelServer = field(init=False)
-    shown: list[str] = field(default_factory=list)
-    """What the live view would have shown."""
-
-    def git(self, *args: str) -> str:
-        env = {**os.environ, "HOME": str(self.home), "GIT_CONFIG_NOSYSTEM": "1"}
-        return subprocess.check_output(["git", *args], cwd=self.repo, env=env, text=True).strip()
-
-    def turn(self, scenario: Scenario, meddle: Callable[[int], None] | None = None, **changes: Any) -> Report:
-        """One turn, taken with a model server of its own; `meddle` gets the pid (and group) of the running CLI."""
-        turn: Turn = a_turn(self.agent, **{"new_session": str(uuid.uuid4()), **changes})
-        found = runtime(self.agent.runtime)
-        launch, reader = found.launch(turn), found.reader(turn)
-        with ModelServer(scenario) as self.server:
-            process = subprocess.Popen(
-                launch.argv,
-                cwd=self.repo,
-                env={"PATH": path(), **clients(self.server.url, self.home), **launch.env, **turn.agent.env, **self.env},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-            try:
-                assert process.stdin is not None
-                process.stdin.write(launch.stdin)
-                process.stdin.close()
-                process.stdin = None
-                if meddle:
-                    meddle(process.pid)
-                stdout, stderr = process.communicate(timeout=60)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-        for line in stdout.splitlines():
-            reader.feed(line)
-            self.shown.append(reader.last)
-        return reader.report(process.returncode, stderr)
-
-
-def path() -> str:
-    """node is the machine's, or the one from PyPI beside this Python."""
-    return f"{CLIS}:{os.environ['PATH']}:{Path(sys.executable).parent}"
 
 
 @pytest.fixture
 def desk(agent: str, tmp_path: Path) -> Desk:
-    desk = Desk(AGENTS[agent], tmp_path / "repo", tmp_path / "home")
-    problem = runtime(agent).problem(desk.agent, {"PATH": str(CLIS)})
-    assert problem is None, f"{problem}; for these tests: make test-agents"
-    for folder in (desk.repo, desk.home):
-        folder.mkdir()
-    desk.git("init", "-q", "-b", "main")
-    desk.git("config", "user.name", "Somebody")
-    desk.git("config", "user.email", "somebody@example.com")
-    (desk.repo / "hello.txt").write_text("hello world\nline two\n")
-    desk.git("add", "-A")
-    desk.git("commit", "-qm", "first")
-    return desk
+    return Desk(AGENTS[agent], tmp_path)
 
 
 both = pytest.mark.parametrize("agent", list(AGENTS))
@@ -147,7 +51,7 @@ def test_edits_commits_and_says_so(desk: Desk) -> None:
     assert any("hello.txt" in shown for shown in desk.shown)
     assert len(desk.server.requests) == 4
     assert (report.usage.input_tokens, report.usage.output_tokens) == (400, 80)
-    assert (report.usage.cost_usd > 0) == (desk.agent.runtime == "claude-code")
+    assert report.usage.cost_usd > 0
 
 
 @both
@@ -179,47 +83,6 @@ def test_a_broken_session_is_lost(desk: Desk) -> None:
 
 
 @both
-def test_terminated_in_the_middle_it_is_resumed(desk: Desk) -> None:
-    def terminate(group: int) -> None:
-        desk.server.wait_for(2)
-        os.killpg(group, signal.SIGTERM)
-
-    killed = desk.turn(script(use(bash("echo half > half.txt")), Step(fault="hang")), terminate, prompt="Work.")
-    assert (killed.end, killed.reason) == ("failed", "killed by SIGTERM")
-    assert killed.session
-    assert (desk.repo / "half.txt").read_text() == "half\n"
-    resumed = desk.turn(script(say(DONE)), prompt="Go on.", session=killed.session, previous=killed.cumulative)
-    assert (resumed.end, resumed.session) == ("done", killed.session)
-    body = json.dumps(desk.server.requests[0].body)
-    assert "Work." in body
-    assert "half.txt" in body
-    assert resumed.usage.input_tokens == 200  # the request of the killed turn that was answered is in it
-
-
-CONTEXT, CREDIT, DROP = Step(fault="context"), Step(fault="credit"), Step(fault="drop")
-FAULTS = [
-    ("429", refuse(429), "limited", "429"),
-    ("529", refuse(529), "limited", "529"),
-    ("401", refuse(401), "login", "log"),
-    ("403", refuse(403), "login", "403"),
-    ("credit", CREDIT, "login", "credit|billing"),
-    ("500", refuse(500), "failed", "500|high demand"),
-    ("context", CONTEXT, "failed", "too long|context window"),
-    ("drop", DROP, "failed", "Connection|disconnected"),
-]
-
-
-@both
-@pytest.mark.parametrize(("fault", "end", "reason"), [pytest.param(*row, id=name) for name, *row in FAULTS])
-def test_faults(desk: Desk, fault: Step, end: str, reason: str) -> None:
-    report = desk.turn(lambda _: fault)
-    assert report.end == end
-    assert re.search(reason, report.reason), report.reason
-    assert report.retry_after_seconds is None
-    assert report.session
-
-
-@both
 def test_a_usage_limit_says_when_it_ends(desk: Desk) -> None:
     if desk.agent.runtime == "claude-code":  # only a subscription has one
         desk.env = {"ANTHROPIC_API_KEY": "", "CLAUDE_CODE_OAUTH_TOKEN": "DUMMY_OAUTH_TOKEN"}
@@ -237,7 +100,6 @@ def test_no_login(desk: Desk) -> None:
     desk.env = {"ANTHROPIC_API_KEY": "", "OPENAI_API_KEY": ""}
     report = desk.turn([])
     assert report.end == "login"
-    assert runtime(desk.agent.runtime).login in report.reason
 
 
 @both
@@ -262,8 +124,7 @@ def test_most_turns_are_no_failure_and_resumable(desk: Desk) -> None:
 @claude
 def test_a_budget_that_is_used_up(desk: Desk) -> None:
     report = desk.turn(lambda _: use(bash("true")), budget_usd=0.000001)
-    assert report.end == "max_turns"
-    assert "budget" in report.reason
+    assert report.end == "budget"
     assert report.usage.cost_usd > 0
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.git.repos import git
 from tests.kit import Kit, status_when
-from tests.model_server import ModelServer, Request, Step, bash, clients, say, script, use, write
+from tests.models import ModelServer, Request, Step, bash, clients, say, script, use, write
 from tests.test_kill import ended, start_worker
 
 pytestmark = pytest.mark.agents

@@ -1,0 +1,98 @@
+"""The worker's own configuration: `config.toml` in the data folder. It says what a repository must not: who pays.
+
+[accounts.anthropic]            # of every agent that names no account
+billing = "subscription"
+
+[accounts."anthropic/work"]     # of agents with `account = "work"`
+billing = "key"
+key = "WORK_ANTHROPIC_KEY"      # a variable of the worker's environment
+slots = 4
+max_cost_usd_per_day = 50
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from activities.agents.base import Runtime
+from activities.process import base_environment
+from activities.settings import AgentSpec, Model, explain
+
+CONFIG_FILE = "config.toml"
+DEFAULT = "default"
+
+
+class BadConfig(Exception):
+    """One line that names the file, the field and the remedy."""
+
+
+class Account(Model):
+    """One account at a vendor of models: what its limits are, and how a turn on it is paid."""
+
+    billing: Literal["auto", "subscription", "key"] = "auto"
+    """`auto`: whatever the CLI finds, as in a terminal. `subscription`: its own login, whatever keys there are."""
+    key: str | None = None
+    """Of `key`: the variable of the worker's environment that holds the API key. No other credential is passed on."""
+    slots: int = Field(8, ge=1, le=1_000, strict=True)
+    """Turns at once, on all hosts."""
+    max_cost_usd_per_day: float | None = Field(None, gt=0)
+    """A day begins at midnight UTC."""
+
+    @model_validator(mode="after")
+    def _key_billing(self) -> Account:
+        if (self.billing == "key") != (self.key is not None):
+            raise ValueError('billing = "key" needs `key`, the name of a variable, and only that does')
+        return self
+
+
+class Config(Model):
+    accounts: dict[str, Account] = {}
+
+    def account(self, name: str) -> Account:
+        """`anthropic/work`; `anthropic` stands for `anthropic/default`."""
+        found = self.accounts.get(name)
+        if found is None and name.endswith(f"/{DEFAULT}"):
+            found = self.accounts.get(name.removesuffix(f"/{DEFAULT}"))
+        return found or Account()
+
+
+def load(home: Path) -> Config:
+    """As the file is now; without one, the defaults. Raises BadConfig."""
+    path = home / CONFIG_FILE
+    try:
+        return Config.model_validate(tomllib.loads(path.read_text()))
+    except FileNotFoundError:
+        return Config()
+    except ValidationError as error:
+        raise BadConfig(f"{path}: {explain(error)}") from None
+    except (OSError, ValueError) as error:
+        raise BadConfig(f"{path}: {error}") from None
+
+
+def account_of(runtime: Runtime, agent: AgentSpec) -> str:
+    """`vendor/name`, for quotas and bills; empty for an agent that counts against nobody's limits."""
+    vendor = runtime.vendor(agent)
+    return f"{vendor}/{agent.account or DEFAULT}" if vendor else ""
+
+
+def agent_environment(runtime: Runtime, account: Account, worker: Mapping[str, str]) -> dict[str, str]:
+    """The worker's variables that a CLI may see: an allow-list, less what would be paid otherwise than configured.
+
+    `worker` is the worker's environment. Raises BadConfig for a key that is not in it.
+    """
+    kept = base_environment(runtime.environment)
+    if account.billing == "auto":
+        return kept
+    kept = {name: value for name, value in kept.items() if name not in runtime.outranking}
+    if account.key is not None:
+        if not runtime.key:
+            raise BadConfig(f'{runtime.name} takes no API key: remove billing = "key" from its account')
+        if not worker.get(account.key):
+            raise BadConfig(f"the variable {account.key} is not set in the worker's environment: set it and restart")
+        kept[runtime.key] = worker[account.key]
+    return kept
