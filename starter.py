@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
 import re
+import time
 import uuid
 from collections.abc import Coroutine
 from pathlib import Path
@@ -16,16 +20,25 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
+os.environ["GIT_PYTHON_REFRESH"] = "quiet"  # a host without git is told so by `doctor`, not by a traceback
 from activities.git import salvage
 from activities.git.repository import RepositoryProblem, open_repository
+from activities.home import Home, default_home
 from activities.merging import queue_id
+from console import doctor as check
 from console import inputs
+from console.costs import By, Spent, cost_table, spendings
+from console.costs import as_json as costs_as_json
 from console.demo import demo as run_demo
 from console.follow import follow
+from console.quotas import handle_id as quota_handle_id
+from console.quotas import quota_table
+from console.quotas import quotas as all_quotas
+from console.turn_log import NoLog, Wanted, show
 from service.connect import TASK_QUEUE, connect, connect_config
 from service.devserver import CannotServe
 from service.leave import run_and_leave
-from workflows.contracts import QueueStatus, TaskResult, TaskStatus
+from workflows.contracts import QueueStatus, QuotaState, TaskResult, TaskStatus
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 salvage_app = typer.Typer(no_args_is_help=True, help="Work that did not land, saved under refs of the repository.")
@@ -44,7 +57,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Any trouble that an operator can do something about is one line and exit 1."""
     try:
         return asyncio.run(work)
-    except (CannotServe, RepositoryProblem) as problem:
+    except (CannotServe, NoLog, RepositoryProblem) as problem:
         text = str(problem)
     except WorkflowUpdateFailedError as error:
         text = str(error.cause)
@@ -72,6 +85,30 @@ def demo(
 
 
 @app.command()
+def doctor(
+    runtime: Annotated[list[str] | None, typer.Option(help="Of these only; may be repeated [default: all].")] = None,
+    model: Annotated[str | None, typer.Option(help="Ask this model; needs one --runtime.")] = None,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Ask each agent; or not, which is free.")] = True,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for an answer.")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
+    home: Annotated[Path | None, typer.Option(help="Data folder [default: MERGEWRIGHT_HOME, or the user's].")] = None,
+    task_queue: Annotated[str, typer.Option(help="Task queue of the workers.")] = TASK_QUEUE,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """Check this host, Temporal and the agent CLIs, each with one short turn. Example: starter.py doctor --no-probe"""
+    names = list(dict.fromkeys(runtime or check.probed()))
+    if unknown := next((name for name in names if name not in check.probed()), None):
+        raise typer.BadParameter(f"{unknown!r} is not one of {', '.join(check.probed())}", param_hint="--runtime")
+    if model and len(names) != 1:
+        raise typer.BadParameter("models belong to one runtime: name it with --runtime", param_hint="--model")
+    folder = (home or default_home()).resolve()
+    asked = check.Asked(names, folder, task_queue, model, probe, address, namespace, timeout)
+    if not run(check.doctor(asked, console, as_json)):
+        raise typer.Exit(1)
+
+
+@app.command()
 def start(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="TOML or JSON with the task's fields.")] = None,
     task_id: Annotated[str | None, typer.Option("--id", help="Workflow id [default: from the title].")] = None,
@@ -81,9 +118,11 @@ def start(
     acceptance: Annotated[list[str] | None, typer.Option(help="How it is judged; may be repeated.")] = None,
     target: Annotated[str | None, typer.Option(help="Branch to land on.")] = None,
     agent: Annotated[str | None, typer.Option(help="runtime[:model[:reasoning]]")] = None,
+    fallback: Annotated[list[str] | None, typer.Option(help="As --agent: who takes over; may be repeated.")] = None,
     reviewer: Annotated[list[str] | None, typer.Option(help="As --agent; may be repeated.")] = None,
     gate: Annotated[list[str] | None, typer.Option(help="name=command; may be repeated.")] = None,
     strategy: Annotated[str | None, typer.Option(help="merge, squash, rebase or ff-only")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Dollars that the task may cost.")] = None,
     interactive: Annotated[bool, typer.Option("--interactive", help="A plan is approved before any code.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it, and do not follow it.")] = False,
     task_queue: Annotated[str, typer.Option(help="Task queue of the workers.")] = TASK_QUEUE,
@@ -101,8 +140,10 @@ def start(
         "acceptance": acceptance,
         "target": target,
         "agent": agent,
+        "fallbacks": fallback,
         "reviewers": reviewer,
         "gates": [inputs.gate(text) for text in gate or []],
+        "limits": {"max_cost_usd": max_cost} if max_cost else None,
         "delivery": {"strategy": strategy} if strategy else None,
         "interactive": interactive or None,
     }
@@ -152,6 +193,32 @@ def status(task_id: TaskId, address: Address = None, namespace: Namespace = None
         return found
 
     console.print_json(run(go()).model_dump_json())
+
+
+@app.command("log")
+def task_log(
+    task_id: TaskId,
+    turn: Annotated[int | None, typer.Option(help="This turn [default: a list of all, and the last].")] = None,
+    prompt: Annotated[bool, typer.Option("--prompt", help="The whole prompt, not its beginning.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="The agent's output as it is: stdout.log, stderr.log.")] = False,
+    followed: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task has ended.")] = False,
+    gates: Annotated[bool, typer.Option("--gates", help="The ends of the gates' logs, and no turn.")] = False,
+    home: Annotated[Path | None, typer.Option(help="Data folder [default: MERGEWRIGHT_HOME, or the user's].")] = None,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """What an agent was told, said and did in a turn. Example: starter.py log task-42 --turn 3"""
+    if gates and (followed or raw or prompt or turn is not None):
+        raise typer.BadParameter("shows no turn: give it alone", param_hint="--gates")
+
+    async def go() -> None:
+        client: Client | None = None
+        with contextlib.suppress(CannotServe):  # the folders are read without a server too
+            client = await connected(address, namespace)
+        wanted = Wanted(turn, raw, followed, prompt, gates)
+        await show(client, Home((home or default_home()).resolve()), task_id, console, wanted)
+
+    run(go())
 
 
 @app.command("list")
@@ -221,7 +288,93 @@ _verb("send_message", "Tell the agent something at its next turn.", "keep the pu
 _verb("pause", "Stop before the next turn or stage.", None, False)
 _verb("resume", "Go on after a pause.", None, False)
 _verb("continue_task", "Go on with a blocked task, with a word to the agent.", "use the old parser", False)
+_verb("compact", "Summarise the session; the next turn starts a new one from it.", None, False)
 _verb("abandon", "End the task; what did not land is saved.", None, False)
+
+
+@app.command("raise-budget")
+def raise_budget(
+    task_id: TaskId,
+    cost: Annotated[float | None, typer.Option(help="New cap in dollars.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="New cap of input and output.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="New cap of agents' time.")] = None,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """Raise a task's caps; it goes on in the same session. Example: starter.py raise-budget task-42 --cost 20"""
+    caps = {"max_cost_usd": cost, "max_tokens": tokens, "max_agent_minutes": minutes}
+    given = {name: cap for name, cap in caps.items() if cap is not None}
+
+    async def go() -> str:
+        client = await connected(address, namespace)
+        return str(await client.get_workflow_handle(task_id).execute_update("raise_budget", given))
+
+    console.print(run(go()))
+
+
+@app.command()
+def costs(
+    task_ids: Annotated[list[str] | None, typer.Argument(help="Tasks [default: the newest that are known].")] = None,
+    by: Annotated[By, typer.Option(help="What the figures are added up by.")] = "task",
+    since: Annotated[str, typer.Option(help="Turns of this day (UTC) and later, YYYY-MM-DD.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Tasks to look at.")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """What tasks have cost: money, tokens, time, attempts. Example: starter.py costs --by model"""
+
+    async def go() -> tuple[list[Spent], list[str]]:
+        return await spendings(await connected(address, namespace), task_ids or None, limit)
+
+    spent, silent = run(go())
+    spent = [each for each in spent if each.day >= since]
+    if as_json:
+        console.print_json(json.dumps(costs_as_json(spent, by)))
+    else:
+        console.print(cost_table(spent, by) if spent else "no turns yet")
+    if silent:
+        names = ", ".join(silent[:5]) + (" …" if len(silent) > 5 else "")
+        typer.echo(f"{len(silent)} tasks did not answer, is a worker running? {names}", err=True)
+
+
+@app.command()
+def quotas(address: Address = None, namespace: Namespace = None) -> None:
+    """The accounts: turns at once, who waits, until when one is parked and why. Example: starter.py quotas"""
+
+    async def go() -> list[QuotaState]:
+        return await all_quotas(await connected(address, namespace))
+
+    found = run(go())
+    console.print(quota_table(found, time.time()) if found else "no account is in use")
+
+
+@app.command()
+def quota(
+    account: Annotated[str, typer.Argument(help="As `quotas` shows it.")],
+    wake: Annotated[bool, typer.Option("--wake", help="End the wait now; one turn goes first.")] = False,
+    hold: Annotated[bool, typer.Option("--hold", help="Grant no turn until released.")] = False,
+    release: Annotated[bool, typer.Option("--release", help="Go on after a hold.")] = False,
+    slots: Annotated[int | None, typer.Option(help="Turns at once.")] = None,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """Show an account's quota, or change it. Example: starter.py quota anthropic --slots 4"""
+    verbs: list[tuple[str, list[Any]]] = [
+        (name, []) for name, wanted in (("hold", hold), ("release", release), ("wake", wake)) if wanted
+    ]
+    verbs += [("set_slots", [slots])] if slots is not None else []
+
+    async def go() -> QuotaState:
+        handle = (await connected(address, namespace)).get_workflow_handle(quota_handle_id(account))
+        for name, arguments in verbs:
+            console.print(str(await handle.execute_update(name, args=arguments)))
+        found: QuotaState = await handle.query("quota", result_type=QuotaState)
+        return found
+
+    state = run(go())
+    if not verbs:
+        console.print_json(state.model_dump_json())
 
 
 @app.command()

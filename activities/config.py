@@ -77,7 +77,9 @@ def load(home: Path) -> Config:
 def account_of(runtime: Runtime, agent: AgentSpec) -> str:
     """`vendor/name`, for quotas and bills; empty for an agent that counts against nobody's limits."""
     vendor = runtime.vendor(agent)
-    return f"{vendor}/{agent.account or DEFAULT}" if vendor else ""
+    if not vendor or (agent.account and "/" in agent.account):
+        return (vendor and agent.account) or ""
+    return f"{vendor}/{agent.account or DEFAULT}"
 
 
 def agent_environment(runtime: Runtime, account: Account, worker: Mapping[str, str]) -> dict[str, str]:

@@ -44,6 +44,11 @@ class Prepared(Model):
     base: str
     """Sha of the target when the worktree was made."""
     settings: TaskSettings
+    """Of each agent the account is the whole name, `vendor/name`, or none where it counts against nobody's limits."""
+    run_folder: str = ""
+    """Prompts, transcripts and logs of every turn, on that host."""
+    day_purse: str = ""
+    """The quota of the repository, where its daily spending is capped."""
 
 
 Ask = Literal[
@@ -58,7 +63,17 @@ Ask = Literal[
     "fix",  # the reviewer asked for changes
     "resolve",  # merge conflict with the target
     "continue",  # an operator continues a blocked task
+    "takeover",  # go on from where an earlier session has left it
+    "compact",  # write down what the next session must know
 ]
+
+
+class TurnCaps(Model):
+    """What one turn may use; none: as much as it likes. It is ended at its next message when a cap is met."""
+
+    cost_usd: float | None = None
+    tokens: int | None = None
+    seconds: float | None = None
 
 
 class TurnInput(Model):
@@ -82,8 +97,11 @@ class TurnInput(Model):
     """Files of the run folder that the ask is about: gate logs, reviews, a diff."""
     commit: str | None = None
     """The exact sha that a reviewer judges, or a planner reads: the tree is put back to it after the turn."""
-    budget_usd: float | None = None
-    """What this turn may cost, for runtimes that can stop by themselves."""
+    caps: TurnCaps = TurnCaps()
+    red_gates: list[str] = []
+    """Logs of the gates that were red when they ran last: they stay in the standing instructions (FEATURES A12)."""
+    summary: str = ""
+    """File that a new session starts from: what the earlier ones did."""
 
 
 class Usage(Model):
@@ -133,6 +151,8 @@ class TurnResult(Model):
     session: str | None = None
     said: str = ""
     """The end of the agent's final text; of a planner, the beginning of the plan."""
+    model: str = ""
+    """What the CLI said that it used; else what was asked for."""
     digest: str = ""
     """sha256 of the whole final text."""
     retry_after_seconds: float | None = None
@@ -171,6 +191,11 @@ class Collected(Model):
 class GateResult(Model):
     name: str
     passed: bool
+    fault: str = ""
+    """Class of the failure, where its output is of a known kind (`faults.project`)."""
+    hint: str = ""
+    hard: bool = False
+    """Nothing that an agent could mend in the worktree: a person must act."""
     exit_code: int | None
     """None: the time-out ended it."""
     seconds: float
@@ -308,3 +333,22 @@ class UpdatedBranch(Model):
     files: list[str] = []
     report: str = ""
     """File of the run folder: the conflict, both logs and the diffstat, for the resolver."""
+
+
+class QuotaConfig(Model):
+    """What the worker's configuration says of an account, or a repository's settings of its day."""
+
+    slots: int | None = None
+    """Turns at once; none: any number."""
+    max_cost_usd_per_day: float | None = None
+
+
+class OpenQuotaInput(Model):
+    quota: str
+    max_cost_usd_per_day: float | None = None
+    """Of a repository; an account's is in the worker's configuration."""
+
+
+def quota_id(name: str) -> str:
+    """Workflow id of a quota: of `anthropic/default`, or of `repository/app-1a2b3c4d`."""
+    return f"quota/{name}"

@@ -52,6 +52,7 @@ async def drive(
     """
     reader, launch = runtime.reader(turn), runtime.launch(turn)
     watch = _Watch(reader, caps, on_progress)
+    on_progress(reader)
     stderr = turn.folder / "stderr.log"
     command = process.Command(
         argv=launch.argv,
@@ -76,6 +77,7 @@ async def drive(
         return Report("failed", reason=str(problem)), 0.0
     watch.read_log()
     report = reader.report(ended.exit_code, _end_of(stderr))
+    report.model = report.model or reader.model
     if report.end == "done":
         return report, ended.seconds
     match ended.by:

@@ -10,6 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities import fence, process
 from activities.contracts import GateResult, GatesInput, GatesResult
+from activities.faults.project import classify
 from activities.git import slot
 from activities.git.repository import open_repository
 from activities.settings import GateSpec, tail
@@ -17,6 +18,7 @@ from activities.site import Site, blocking, progress, worktree_of
 
 TAIL_BYTES = 3_000
 """FEATURES A11."""
+CLASSIFIED_BYTES = 20_000
 MOST_SLOTS = 256
 """Of one repository and data folder. How many gates run at once is the workers' affair (`--gate-slots`)."""
 
@@ -83,19 +85,23 @@ class GateActivities:
             ended = await process.run(command, stdout=log, stderr=log, lock=lock, wall_seconds=gate.timeout_seconds)
         except process.Busy as busy:
             raise ApplicationError(str(busy), type="Busy") from busy
+        found = None if ended.exit_code == 0 else classify(_end_of(log, CLASSIFIED_BYTES), ended.exit_code)
         end = "" if ended.by == "exit" else f"\nended by the time-out of {gate.timeout_seconds:g} s"
         return GateResult(
             name=gate.name,
             passed=ended.exit_code == 0,
+            fault=found.name if found else "",
+            hint=found.hint if found else "",
+            hard=bool(found and found.hard),
             exit_code=ended.exit_code,
             seconds=ended.seconds,
-            tail=tail(_end_of(log) + end),
+            tail=tail(_end_of(log, TAIL_BYTES) + end),
             log=str(log),
         )
 
 
-def _end_of(log: Path) -> str:
+def _end_of(log: Path, limit: int) -> str:
     with log.open("rb") as file:
         file.seek(0, 2)
-        file.seek(max(file.tell() - TAIL_BYTES, 0))
+        file.seek(max(file.tell() - limit, 0))
         return file.read().decode("utf-8", "replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import tomllib
@@ -10,19 +11,23 @@ from typing import Any
 
 from pydantic import ValidationError
 from temporalio import activity
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError
 
 from activities.agents import UnknownRuntime, runtime
-from activities.contracts import Prepared, PrepareInput, TaskRef
+from activities.config import BadConfig, Config, account_of, agent_environment, load
+from activities.contracts import OpenQuotaInput, Prepared, PrepareInput, QuotaConfig, TaskRef, quota_id
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
 from activities.git.worktree import create
-from activities.home import safe_name, task_key
+from activities.home import repository_id, safe_name, task_key
 from activities.process import base_environment
-from activities.settings import AgentSpec, GateSpec, TaskInput, TaskSettings, explain
+from activities.settings import INVALID_TASK, AgentSpec, GateSpec, TaskInput, TaskSettings, explain
 from activities.settle import settle
 from activities.site import Site, blocking, invalid, task_branch, write_model
 
 SETTINGS_FILE = "mergewright.toml"
+REPOSITORY_QUOTA = "repository/"
 
 
 class PrepareActivities:
@@ -32,7 +37,40 @@ class PrepareActivities:
     @activity.defn
     async def prepare(self, given: PrepareInput) -> Prepared:
         """A second run finds the worktree of the first. Raises InvalidTask, in one line, for what a user must mend."""
-        return await blocking(self._prepare, given)
+        prepared = await blocking(self._prepare, given)
+        settings = prepared.settings
+        for account in sorted({agent.account for agent in agents_of(settings).values() if agent.account}):
+            await self.open_quota(OpenQuotaInput(quota=account))
+        if prepared.day_purse:
+            cap = settings.limits.max_cost_usd_per_day
+            await self.open_quota(OpenQuotaInput(quota=prepared.day_purse, max_cost_usd_per_day=cap))
+        return prepared
+
+    @activity.defn
+    async def open_quota(self, given: OpenQuotaInput) -> None:
+        """Start the quota's workflow if it does not run, and tell it what the configuration says now."""
+        name = given.quota
+        if name.startswith(REPOSITORY_QUOTA):
+            config = QuotaConfig(max_cost_usd_per_day=given.max_cost_usd_per_day)
+        else:
+            account = self._config().account(name)
+            config = QuotaConfig(slots=account.slots, max_cost_usd_per_day=account.max_cost_usd_per_day)
+        await self.site.client.start_workflow(
+            "QuotaWorkflow",
+            {"name": name},
+            id=quota_id(name),
+            task_queue=self.site.task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal="configure",
+            start_signal_args=[config],
+            static_summary=f"quota of {name}",
+        )
+
+    def _config(self) -> Config:
+        try:
+            return load(self.site.home.root)
+        except BadConfig as problem:
+            raise ApplicationError(str(problem), type=INVALID_TASK, non_retryable=True) from None
 
     def _prepare(self, given: PrepareInput) -> Prepared:
         task = TaskInput.model_validate(given.task)
@@ -46,7 +84,7 @@ class PrepareActivities:
         if settings.target is not None and task.target is None:
             target = self._target(repository, settings.target)
             base = repository.tip(target)
-        self._check_agents(settings, repository, base)
+        settings = self._check_agents(settings, repository, base)
         for index, gate in enumerate(settings.gates):
             check_gate(f"gates.{index}.command", gate)
 
@@ -63,7 +101,14 @@ class PrepareActivities:
             branch=worktree.branch,
             base=worktree.base(),
             settings=settings,
+            run_folder=str(self.site.home.run(key)),
+            day_purse=self._day_purse(settings, repository),
         )
+
+    def _day_purse(self, settings: TaskSettings, repository: Repository) -> str:
+        if settings.limits.max_cost_usd_per_day is None:
+            return ""
+        return f"{REPOSITORY_QUOTA}{safe_name(repository.path.name)}-{repository_id(repository.common_dir)[:8]}"
 
     def _target(self, repository: Repository, name: str | None) -> str:
         try:
@@ -71,16 +116,27 @@ class PrepareActivities:
         except RepositoryProblem as problem:
             invalid("target", str(problem))
 
-    def _check_agents(self, settings: TaskSettings, repository: Repository, base: str) -> None:
-        named = {"agent": settings.agent, "resolver": settings.resolver}
-        named |= {f"reviewers.{index}": reviewer for index, reviewer in enumerate(settings.reviewers)}
-        for field, agent in named.items():
-            if agent is None:
-                continue
-            check_agent(field, agent)
+    def _check_agents(self, settings: TaskSettings, repository: Repository, base: str) -> TaskSettings:
+        """With the whole name of each agent's account."""
+        config = self._config()
+        for field, agent in agents_of(settings).items():
+            check_agent(field, agent, config)
             for path in agent.prompts:
                 if repository.read_file(base, path) is None:
                     invalid(f"{field}.prompts", f"{path} is not in the target branch: commit it, or correct the path")
+
+        def named(agent: AgentSpec) -> AgentSpec:
+            return agent.model_copy(update={"account": account_of(runtime(agent.runtime), agent) or None})
+
+        return settings.model_copy(
+            update={
+                "agent": named(settings.agent),
+                "fallbacks": [named(agent) for agent in settings.fallbacks],
+                "reviewers": [named(agent) for agent in settings.reviewers],
+                "resolver": settings.resolver and named(settings.resolver),
+                "compactor": settings.compactor and named(settings.compactor),
+            }
+        )
 
     def _clear_earlier_runs(self, ref: TaskRef) -> None:
         """A workflow id has one live run: worktrees of others under this id are stale. Their work is saved first."""
@@ -107,12 +163,26 @@ def complete_settings(task: TaskInput, file: bytes | None) -> TaskSettings:
         invalid(SETTINGS_FILE, explain(error))
 
 
-def check_agent(field: str, agent: AgentSpec) -> None:
+def agents_of(settings: TaskSettings) -> dict[str, AgentSpec]:
+    """Every agent of a task, by its field."""
+    named = {"agent": settings.agent, "resolver": settings.resolver, "compactor": settings.compactor}
+    named |= {f"fallbacks.{index}": agent for index, agent in enumerate(settings.fallbacks)}
+    named |= {f"reviewers.{index}": agent for index, agent in enumerate(settings.reviewers)}
+    return {field: agent for field, agent in named.items() if agent is not None}
+
+
+def check_agent(field: str, agent: AgentSpec, config: Config) -> None:
     try:
         found = runtime(agent.runtime)
     except UnknownRuntime as unknown:
         invalid(f"{field}.runtime", str(unknown))
-    environment = {**base_environment(found.environment), **agent.env}
+    account = account_of(found, agent)
+    if "/" in (agent.account or "") and not account.startswith(f"{found.vendor(agent)}/"):
+        invalid(f"{field}.account", f"{agent.account} is no account of {found.vendor(agent) or 'no vendor'}")
+    try:
+        environment = {**agent_environment(found, config.account(account), os.environ), **agent.env}
+    except BadConfig as bad:
+        invalid(f"{field}.account", str(bad))
     if problem := found.problem(agent, environment):
         invalid(field, problem)
 

@@ -15,6 +15,9 @@ from activities.site import read_json, short_ref
 EVIDENCE_BYTES = 3_000
 """Of a gate's log, its end (FEATURES A11); the file is named beside it."""
 REVIEW_BYTES = 20_000
+SUMMARY_BYTES = 6_000
+"""Of each turn's final text, for whoever summarises them."""
+_LIMITS = {"gate_red": EVIDENCE_BYTES, "compact": SUMMARY_BYTES}
 DIFF_BYTES = 60_000
 """A longer diff is given as a file: what a reviewer judges is never cut."""
 
@@ -52,7 +55,9 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
         "plan": plan,
         "detail": given.detail,
         "commit": given.commit or "",
-        "evidence": [_evidence(Path(path), given.ask) for path in given.evidence],
+        "evidence": [_evidence(Path(path), _LIMITS.get(given.ask, REVIEW_BYTES)) for path in given.evidence],
+        "red_gates": [_evidence(Path(path), EVIDENCE_BYTES) for path in given.red_gates],
+        "summary": Path(given.summary).read_text() if given.summary else "",
         "messages": given.messages,
         "commits": commits,
         "prompts": _extra(given, worktree),
@@ -69,8 +74,7 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
     return Prompt(system=render("system", **values), text="\n".join([*parts, asked]))
 
 
-def _evidence(path: Path, ask: str) -> _Evidence:
-    limit = EVIDENCE_BYTES if ask == "gate_red" else REVIEW_BYTES
+def _evidence(path: Path, limit: int) -> _Evidence:
     content = path.read_bytes() if path.exists() else b"(the file is gone)"
     return _Evidence(str(path), content[-limit:].decode("utf-8", "replace").strip(), len(content) > limit)
 

@@ -48,7 +48,7 @@ class Model(BaseModel):
 YEAR_SECONDS = 365 * 86_400
 """No time limit is longer: a timer could not hold a much longer one, and the task would hang."""
 
-Role = Literal["planner", "executor", "reviewer", "fixer", "resolver"]
+Role = Literal["planner", "executor", "reviewer", "fixer", "resolver", "compactor"]
 Strategy = Literal["merge", "squash", "rebase", "ff-only"]
 
 
@@ -70,11 +70,12 @@ class AgentSpec(Model):
     runtime: str = "claude-code"
     model: str | None = None
     reasoning: str | None = None
-    account: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")
-    """Name of an account of the worker's configuration; none: the vendor's default one."""
+    account: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")
+    """An account of the worker's configuration, `work` or `anthropic/work`; none: the vendor's default one."""
     command: list[str] = []
     """argv of the `command` runtime; the prompt comes on its standard input."""
     max_turns: int = Field(50, ge=1, strict=True)
+    """Of the CLI's own turns in one turn of ours."""
     turn_timeout_minutes: float = Field(60, gt=0, le=YEAR_SECONDS / 60)
     idle_timeout_minutes: float = Field(15, gt=0, le=YEAR_SECONDS / 60)
     env: dict[str, str] = {}
@@ -114,7 +115,16 @@ class Limits(Model):
     max_gate_failures: int = Field(5, ge=1, strict=True)
     max_merge_attempts: int = Field(5, ge=1, strict=True)
     max_cost_usd: float | None = Field(None, gt=0)
+    max_tokens: int | None = Field(None, gt=0, strict=True)
+    """Input and output, with what came from the provider's cache."""
     max_agent_minutes: float | None = Field(None, gt=0)
+    max_fixup_turns: int = Field(20, ge=1, strict=True)
+    """Of a CLI's own turns in one fix-up of a red gate or a review (FEATURES B11); then what there is is looked at."""
+    max_fixup_cost_usd: float = Field(1.0, gt=0, allow_inf_nan=False)
+    max_limit_wait_minutes: float = Field(10, ge=0, le=YEAR_SECONDS / 60)
+    """How long a limit is waited for before the next of `fallbacks` takes over; without one it is waited for."""
+    max_cost_usd_per_day: float | None = Field(None, gt=0)
+    """Of all tasks of the repository; a day begins at midnight UTC."""
 
 
 class Delivery(Model):
@@ -132,6 +142,10 @@ class TaskSettings(Model):
     target: str | None = None
     """Branch to land on; none: the repository's current default branch."""
     agent: Agent = AgentSpec()
+    fallbacks: list[Agent] = []
+    """Who takes over, in this order, when the agent is limited, out of credit, logged out or broken."""
+    compactor: Agent | None = None
+    """Who summarises a session that has become too long or has failed too often; none: the agent itself."""
     reviewers: list[Agent] = []
     resolver: Agent | None = None
     """Who resolves conflicts; none: the agent itself, in its own session."""

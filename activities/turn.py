@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +21,9 @@ from temporalio.exceptions import ApplicationError
 from activities import fence, process
 from activities.agents import runtime, signals
 from activities.agents.base import Reader, Report, Runtime, Turn
-from activities.contracts import TurnInput, TurnResult
+from activities.config import BadConfig, Config, agent_environment, load
+from activities.contracts import TurnCaps, TurnInput, TurnResult, Usage
+from activities.drive import Caps, drive
 from activities.git.history import subjects
 from activities.git.salvage import save
 from activities.git.worktree import Worktree
@@ -40,6 +43,8 @@ from activities.site import (
 log = structlog.get_logger()
 
 PLAN_CHARACTERS = 16_000
+WORKERS = ("executor", "fixer", "resolver")
+"""Roles that change code, and say with a signal how they ended."""
 SAID_CHARACTERS = 2_000
 
 
@@ -60,48 +65,39 @@ class TurnActivities:
         return await self._run(given, started, waited)
 
     async def _run(self, given: TurnInput, started: _Started, waited: timedelta) -> TurnResult:
-        agent, folder, turn = given.agent, started.folder, started.turn
-        reader = started.runtime.reader(turn)
-        launch = started.runtime.launch(turn)
+        agent, folder, caps = given.agent, started.folder, given.caps
         shown = progress()
         shown.update(turn=given.turn, role=given.role, agent=agent.label(), session=given.session)
+        noted = ""
+        warned = False
 
-        noted = _note_session(folder, reader)
+        def follow(reader: Reader) -> None:
+            nonlocal noted, warned
+            used = reader.usage
+            shown.update(last=reader.retrying or reader.last, cost_usd=round(used.cost_usd, 4), tokens=used.tokens)
+            if reader.session and reader.session != noted and given.session in (None, reader.session):
+                # As soon as it is known: should we die now, the next attempt resumes it.
+                noted = shown["session"] = reader.session
+                write_atomically(folder / "session", noted)
+            if not warned and _nearly_used_up(caps, used):
+                warned = True
+                log.warning("80 % of what the turn may use is used", task=given.ref.task_id, turn=given.turn,
+                            cost_usd=used.cost_usd, tokens=used.tokens)  # fmt: skip
 
-        def follow(line: str) -> None:
-            nonlocal noted
-            reader.feed(line)
-            shown["last"] = reader.last
-            if not noted and reader.session:
-                noted, shown["session"] = _note_session(folder, reader), reader.session
-
-        environment = {**process.base_environment(started.runtime.environment), "TMPDIR": str(started.temporary)}
-        command = process.Command(
-            argv=launch.argv,
-            cwd=started.worktree.path,
-            env={**environment, **launch.env, **agent.env},
-            stdin=launch.stdin.encode("utf-8", "replace"),
+        bounds = Caps(
+            wall_seconds=agent.turn_timeout_minutes * 60,
+            idle_seconds=agent.idle_timeout_minutes * 60,
+            agent_seconds=caps.seconds,
+            cost_usd=caps.cost_usd,
+            tokens=caps.tokens,
         )
-        stderr = folder / "stderr.log"
+        lock = self.site.home.worktree_lock(given.ref.key)
         try:
-            ended = await process.run(
-                command,
-                stdout=folder / "stdout.log",
-                stderr=stderr,
-                lock=self.site.home.worktree_lock(given.ref.key),
-                wall_seconds=agent.turn_timeout_minutes * 60,
-                idle_seconds=agent.idle_timeout_minutes * 60,
-                on_line=follow,
-                finished=lambda: reader.finished,
-            )
-        except process.CannotStart as problem:
-            report, seconds = Report("failed", reason=str(problem)), 0.0
+            report, seconds = await drive(started.runtime, started.turn, started.worktree.path, bounds, lock, follow)
         except (process.Busy, process.Interrupted) as problem:
             raise ApplicationError(str(problem), type=type(problem).__name__) from problem
-        else:
-            report, seconds = reader.report(ended.exit_code, _end_of(stderr)), ended.seconds
-            if report.end == "timeout":  # else the CLI had said before how its turn ended
-                report.reason = _overdue(given, ended.by)
+        if report.end in ("login", "credit"):
+            report.reason = f"{report.reason}: {started.runtime.login}"
         result = await blocking(_finish, self.site.home, given, started, report)
         result = result.model_copy(update={"seconds": seconds, "waited_seconds": waited.total_seconds()})
         write_model(folder / "result.json", result)
@@ -109,10 +105,14 @@ class TurnActivities:
         return result
 
 
+def _nearly_used_up(caps: TurnCaps, used: Usage) -> bool:
+    money = caps.cost_usd is not None and used.cost_usd >= 0.8 * caps.cost_usd
+    return money or (caps.tokens is not None and used.tokens >= 0.8 * caps.tokens)
+
+
 @dataclass(frozen=True)
 class _Started:
     folder: Path
-    temporary: Path
     worktree: Worktree
     runtime: Runtime
     turn: Turn
@@ -123,6 +123,7 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = home.run(ref.key) / "tmp"
     temporary.mkdir(exist_ok=True)
+    config = _config(home)
     worktree = worktree_of(home, ref)
     if given.commit is not None:
         worktree.put_back(given.commit)
@@ -132,8 +133,11 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
         given = given.model_copy(update={"session": noted.read_text()})
     commits = _news(home, given, worktree)
     prompt = compose(home, given, worktree, commits, interrupted)
+    write_model(folder / "agent.json", given.agent)  # who can read the transcript
     write_atomically(folder / "prompt.md", prompt.text)
     write_atomically(folder / "system.md", prompt.system)
+    found = runtime(given.agent.runtime)
+    environment = agent_environment(found, config.account(given.agent.account or ""), os.environ)
     turn = Turn(
         agent=given.agent,
         role=given.role,
@@ -144,10 +148,18 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
         session=given.session,
         new_session=str(uuid.uuid4()),
         folder=folder,
-        budget_usd=given.budget_usd,
+        budget_usd=given.caps.cost_usd,
+        env={**environment, "TMPDIR": str(temporary), **given.agent.env},
         previous=read_json(_figures(home, given, given.session)) if given.session else {},
     )
-    return _Started(folder, temporary, worktree, runtime(given.agent.runtime), turn)
+    return _Started(folder, worktree, found, turn)
+
+
+def _config(home: Home) -> Config:
+    try:
+        return load(home.root)
+    except BadConfig as problem:
+        raise ApplicationError(str(problem), type="BadConfig") from problem
 
 
 def _news(home: Home, given: TurnInput, worktree: Worktree) -> list[str]:
@@ -172,7 +184,7 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
     if given.commit is not None:
         save(started.worktree, task_id=given.ref.task_id, outcome=f"written by the {given.role}", kept=given.commit)
         started.worktree.put_back(given.commit)
-    worker = given.role in ("executor", "fixer", "resolver")
+    worker = given.role in WORKERS
     signal = signals.executor_signal(report.text) if worker and report.end == "done" else None
     reason = report.reason
     if worker and report.end == "done":
@@ -188,33 +200,14 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         session=session,
         said=said[:PLAN_CHARACTERS] if plan else tail(said, SAID_CHARACTERS),
         digest=hashlib.sha256(report.text.encode("utf-8", "replace")).hexdigest(),
+        model=report.model or given.agent.model or "",
         retry_after_seconds=report.retry_after_seconds,
         usage=report.usage,
         text=str(text),
     )
 
 
-def _note_session(folder: Path, reader: Reader) -> bool:
-    """Written as soon as it is known: should we die now, the next attempt resumes it."""
-    if reader.session:
-        write_atomically(folder / "session", reader.session)
-    return bool(reader.session)
-
-
 def _figures(home: Home, given: TurnInput, session: str | None) -> Path:
     """Cumulative figures of a session: the CLIs count over resumes, and a turn's use is the difference."""
     name = hashlib.sha256((session or "").encode()).hexdigest()[:16]
     return home.run(given.ref.key) / "sessions" / f"{name}.json"
-
-
-def _end_of(path: Path, limit: int = 20_000) -> str:
-    with path.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(file.tell() - limit, 0))
-        return file.read().decode("utf-8", "replace")
-
-
-def _overdue(given: TurnInput, by: str) -> str:
-    if by == "idle":
-        return f"no output for {given.agent.idle_timeout_minutes:g} minutes"
-    return f"it took more than {given.agent.turn_timeout_minutes:g} minutes"

@@ -5,6 +5,7 @@
 is the argv of a `command` runtime. The script has a list of steps for each role; the n-th turn of a role does the n-th
 step, and the last one again from then on. A step is an object, done in this order:
 
+    usage     what is told as used, at once
     sleep     seconds
     fail      exit code, with `stderr` on standard error; nothing else is done
     write     {path: text}
@@ -46,6 +47,8 @@ def main(script: Path) -> int:
 
 
 def perform(step: dict[str, Any]) -> int:
+    if "usage" in step:
+        print("usage:", json.dumps(step["usage"]), file=sys.stderr, flush=True)
     time.sleep(step.get("sleep", 0))
     if "fail" in step:
         print(step.get("stderr", ""), file=sys.stderr)

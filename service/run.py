@@ -27,11 +27,13 @@ from service.lifeline import BEAT_SECONDS, Lifeline, give_up_lost_activities
 from service.sweep import sweep
 from workflows import options
 from workflows.merge_queue import MergeQueueWorkflow
+from workflows.quota import QuotaWorkflow
 from workflows.task import TaskWorkflow
 from workflows.unknown import UnknownWorkflow
 
 log = structlog.get_logger()
 
+WORKFLOWS: list[type] = [TaskWorkflow, MergeQueueWorkflow, QuotaWorkflow, UnknownWorkflow]
 BUILD_ID = "mergewright-0.1.0"
 GRACE = timedelta(seconds=1)
 """For activities when the worker is told to stop: agents are ended and resumed by the next worker, so it is short."""
@@ -64,8 +66,8 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
         Worker(
             site.client,
             task_queue=queue,
-            workflows=[TaskWorkflow, MergeQueueWorkflow, UnknownWorkflow],
-            activities=[prepare.prepare],
+            workflows=WORKFLOWS,
+            activities=[prepare.prepare, prepare.open_quota],
             workflow_runner=workflow_runner(),
             max_concurrent_activities=GIT_AT_ONCE,
             **shared,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
 
 from activities.home import Home
 from console import scripted_agent
@@ -37,6 +38,8 @@ class Kit:
     folder: Path
     task_queue: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
     numbers: Any = field(default_factory=itertools.count)
+    environment: WorkflowEnvironment | None = None
+    """Where the server skips time."""
 
     def __post_init__(self) -> None:
         self.repo = make_repo(self.folder / "repo", files=FILES)

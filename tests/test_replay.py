@@ -19,13 +19,10 @@ from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.worker import Replayer
 
 from service.converter import InputGuard, data_converter
-from service.run import workflow_runner
+from service.run import WORKFLOWS, workflow_runner
 from tests.kit import Kit, status_when
 from tests.test_queue import the_queue
 from workflows.contracts import Stage
-from workflows.merge_queue import MergeQueueWorkflow
-from workflows.task import TaskWorkflow
-from workflows.unknown import UnknownWorkflow
 
 HISTORIES = Path(__file__).parent / "histories"
 WRITE = {"write": {"a.txt": "x\n"}}
@@ -93,7 +90,7 @@ ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
 
 def replayer() -> Replayer:
     return Replayer(
-        workflows=[TaskWorkflow, MergeQueueWorkflow, UnknownWorkflow],
+        workflows=WORKFLOWS,
         data_converter=data_converter,
         interceptors=[InputGuard()],
         workflow_runner=workflow_runner(),

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError
-from temporalio.common import RetryPolicy
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 
 from tests.git.repos import git
 from tests.kit import Kit, status_when
-from workflows import options
 from workflows.contracts import Stage, TaskResult
 
 WRITE = {"write": {"new.txt": "work\n"}}
@@ -227,18 +224,35 @@ async def test_reviewers_that_give_no_verdict_block_the_task(kit: Kit) -> None:
         assert (await handle.result()).outcome == "merged"
 
 
-async def test_a_budget_stops_the_next_turn_and_continue_grants_it_again(kit: Kit) -> None:
-    agent = kit.agent(executor=[{"sleep": 1, "say": "thinking"}, WRITE])
+ONCE_LONG = {**WRITE, "shell": "test -e seen.ignored || { touch seen.ignored && sleep 60; }"}
+"""Takes a minute, but for the second time it is done."""
+
+
+async def test_a_budget_ends_the_running_turn_and_continue_grants_it_again(kit: Kit) -> None:
     async with kit.worker():
-        handle = await kit.start(kit.input(agent=agent, limits={"max_agent_minutes": 0.01}))
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[ONCE_LONG]), limits={"max_agent_minutes": 0.05}))
         status = await status_when(handle, lambda now: now.blocked is not None)
         assert status.blocked is not None
         assert status.blocked.reason == "budget used up"
-        for _ in range(20):
-            await handle.signal("continue_task")
-            status = await status_when(handle, lambda now: now.blocked is not None or now.outcome is not None)
-            if status.outcome:
-                break
+        assert status.warnings == [status.blocked.text]
+        [turn] = await handle.query("timeline")
+        assert turn["end"] == "budget"
+        assert turn["seconds"] < 30  # it was ended, and did not run to its end
+        await handle.signal("continue_task")
+        result = await handle.result()
+    assert (result.outcome, result.turns) == ("merged", 2)
+
+
+async def test_a_raised_budget_goes_on_by_itself(kit: Kit) -> None:
+    limits = {"max_agent_minutes": 0.05, "max_working_resumes": 0}
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[ONCE_LONG]), limits=limits))
+        await status_when(handle, lambda now: now.blocked is not None)
+        for wrong in ({"max_agent_minutes": 0.01}, {"max_tokens": 5}, {"max_minutes": 5}, "much"):
+            with pytest.raises(WorkflowUpdateFailedError) as refused:
+                await handle.execute_update("raise_budget", wrong)
+            assert "max_" in str(refused.value.cause)
+        assert "same session" in await handle.execute_update("raise_budget", {"max_agent_minutes": 5})
         assert (await handle.result()).outcome == "merged"
 
 
@@ -285,7 +299,7 @@ async def test_our_own_trouble_blocks_the_task_and_continue_tries_again(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A data folder that cannot be written: no fault of the agent's, and nothing that a retry would not mend."""
-    monkeypatch.setattr(options, "_RETRY", RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=3))
+    monkeypatch.setattr("workflows.steps.MAX_ATTEMPTS", 3)
     agent = kit.agent(executor=[{**WRITE, "sleep": 1}])
     async with kit.worker():
         handle = await kit.start(kit.input(agent=agent))

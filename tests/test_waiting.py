@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from temporalio.client import WorkflowFailureError
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
+from activities.site import write_atomically
 from service.converter import data_converter
 from service.devserver import temporal_cli
 from tests.kit import Kit, status_when
@@ -23,7 +28,7 @@ async def hasty(tmp_path: Path) -> AsyncIterator[Kit]:
         dev_server_extra_args=["--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"],
         data_converter=data_converter,
     )
-    yield Kit(environment.client, tmp_path)
+    yield Kit(environment.client, tmp_path, environment=environment)
     await environment.shutdown()
 
 
@@ -60,3 +65,46 @@ async def test_a_first_turn_that_was_refused_gets_the_whole_task_when_it_is_resu
     for prompt in (hasty.home.root / "runs").glob("*/turns/*/prompt.md"):
         assert "what it is all about" in prompt.read_text()
         assert "without a signal" not in prompt.read_text()
+
+
+async def _tell_the_time(kit: Kit, quota: str, path: Path) -> None:
+    """The quota's clock, for agents: each workflow has one of its own on this server, and the machine's is another."""
+    environment = kit.environment
+    assert environment is not None
+    while True:
+        now = time.time()
+        with contextlib.suppress(RPCError):  # it does not run yet
+            now = (await environment.get_current_time(kit.client.get_workflow_handle(quota))).timestamp()
+        write_atomically(path, str(now))
+        await asyncio.sleep(0.02)
+
+
+FIVE_HOURS = """
+now=$(cut -d. -f1 {clock})
+test -e {begin} || echo $now > {begin}
+end=$(( $(cat {begin}) + 18000 ))
+echo "$now" >> {calls}
+if [ "$now" -lt "$end" ]; then echo "$now" >> {refused}; echo "retry-after: $(( end - now ))" >&2; exit 75; fi
+echo work > "$MERGEWRIGHT_TASK.txt"
+echo COMPLETE_AND_READY_FOR_MERGE
+"""
+
+
+async def test_a_five_hour_limit_hits_thirty_tasks(hasty: Kit) -> None:
+    """All finish, and hardly a call is refused: those that were under way, and nobody after them."""
+    paths = {name: hasty.folder / name for name in ("clock", "begin", "calls", "refused")}
+    command = ["sh", "-c", FIVE_HOURS.format(**paths)]
+    agent = {"runtime": "command", "command": command, "account": "five-hours"}
+    (hasty.home.root).mkdir(parents=True)
+    (hasty.home.root / "config.toml").write_text('[accounts."command/five-hours"]\nslots = 3\n')
+    clock = asyncio.create_task(_tell_the_time(hasty, "quota/command/five-hours", paths["clock"]))
+    await asyncio.sleep(1)
+    assert paths["clock"].exists()
+    async with hasty.worker():
+        handles = [await hasty.start(hasty.input(agent=agent), f"limited-{number}") for number in range(30)]
+        results = [await asyncio.wait_for(handle.result(), 250) for handle in handles]
+    clock.cancel()
+    assert {(result.outcome, result.turns, result.review_rounds) for result in results} == {("merged", 1, 0)}
+    refused = paths["refused"].read_text().splitlines()
+    assert 1 <= len(refused) < 5
+    assert len(paths["calls"].read_text().splitlines()) == 30 + len(refused)

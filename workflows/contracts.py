@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from activities.contracts import Candidate, Conflict, GateResult, TurnEnd, Usage
+from activities.contracts import Candidate, Conflict, GateResult, QuotaConfig, TurnEnd, Usage
 from activities.settings import AgentSpec, GateSpec, Limits, Model, Role, TaskInput
 
 __all__ = [
@@ -62,7 +62,9 @@ class BlockedReason(StrEnum):
     NO_VERDICT = "no reviewer gave a verdict"
     MERGE_ATTEMPTS = "merge attempts used up"
     LOGIN = "login missing"
+    REFUSED = "the model will not do it"
     AGENT_FAILED = "agent failed"
+    GATES_BROKEN = "gates cannot pass on this machine"
     BUDGET = "budget used up"
     PLAN_TIMEOUT = "plan not approved in time"
     INFRASTRUCTURE = "our own trouble"
@@ -95,7 +97,25 @@ class TurnRecord(Model):
     turn: int
     role: Role
     agent: str
+    runtime: str = ""
+    model: str = ""
+    account: str = ""
     end: TurnEnd
+    usage: Usage
+    seconds: float
+    attempts: int = 1
+    """More than one: the worker was lost, and the turn was taken up again."""
+    ended: float = 0.0
+    """Seconds since the epoch."""
+
+
+class CostLine(Model):
+    """What the turns of one agent used together."""
+
+    runtime: str
+    model: str
+    turns: int
+    attempts: int
     usage: Usage
     seconds: float
 
@@ -139,6 +159,15 @@ class TaskStatus(Model):
     merge_attempts: int = 0
     cost_usd: float = 0.0
     tokens: int = 0
+    usage: Usage = Usage()
+    costs: list[CostLine] = []
+    """By runtime and model."""
+    warnings: list[str] = []
+    """Of budgets that are nearly used up, or cannot be watched."""
+    agent: str = ""
+    """Who has the task now: the first, or one of the fallbacks."""
+    run_folder: str | None = None
+    """On the worker's host: prompts, transcripts and logs of every turn."""
     seconds: Seconds = Seconds()
     undelivered_messages: list[str] = []
     problems: list[str] = []
@@ -201,3 +230,88 @@ class QueueStatus(Model):
     landed: int
     ejected: int
     last: list[MergeAnswer]
+
+
+# --- quotas ----------------------------------------------------------------------------------------
+
+
+class Refusal(Model):
+    """A limit that outlasted the CLI's own retries, or an account without credit."""
+
+    kind: Literal["limited", "credit"]
+    reason: str
+    retry_after_seconds: float | None = None
+    """From now on; only where it was stated."""
+
+
+class LeaseRequest(Model):
+    """A task asks whether it may take a turn. Asked again, it is the same request."""
+
+    lease: str
+    """Unique for each turn and attempt."""
+    holder: str
+    """Workflow id of the task."""
+    what: str
+    """For the operator: `executor turn 3`."""
+
+
+class LeaseGrant(Model):
+    quota: str
+    lease: str
+    cap_usd: float | None = None
+    """What the turn may cost, of the day's money that is left."""
+
+
+class LeaseNote(Model):
+    """Why a request waits."""
+
+    quota: str
+    lease: str
+    text: str
+    until: float | None = None
+    """Seconds since the epoch; none: unknown."""
+
+
+class LeaseReturn(Model):
+    lease: str
+    usage: Usage = Usage()
+    worked: bool = True
+    """The model answered: proof that the account is well."""
+    refused: Refusal | None = None
+
+
+class Lease(Model):
+    request: LeaseRequest
+    since: float
+    cap_usd: float | None = None
+
+
+class QuotaState(Model):
+    """All that a quota carries over a continue-as-new, and what its query answers."""
+
+    name: str
+    """`anthropic/default`, or `repository/app-1a2b3c4d`."""
+    config: QuotaConfig = QuotaConfig()
+    slots_override: int | None = None
+    """Set by an operator: outweighs the configuration."""
+    held: bool = False
+    """By an operator."""
+    parked_until: float | None = None
+    """Seconds since the epoch."""
+    parked_since: float = 0.0
+    parked_for: str = ""
+    strikes: int = 0
+    """Refusals without a stated time since the model last answered: they lengthen the back-off."""
+    refusals: int = 0
+    recovering: bool = False
+    """After a park: one goes first, to see whether it is over."""
+    staggering: bool = False
+    """After that: those who waited start one by one."""
+    next_grant_at: float = 0.0
+    leases: list[Lease] = []
+    waiting: list[Lease] = []
+    day: int = 0
+    """Days since the epoch, UTC."""
+    spent_today: float = 0.0
+    days_granted: int = 1
+    """How often today's money was granted: an operator's `wake` grants it once more."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from activities.contracts import TurnResult, Usage
 from activities.settings import AgentSpec, Role
-from workflows.contracts import Seconds, TurnRecord
+from workflows.contracts import CostLine, Seconds, TurnRecord
 
 _BUCKET: dict[Role, str] = {
     "planner": "agent",
@@ -14,6 +14,7 @@ _BUCKET: dict[Role, str] = {
     "reviewer": "review",
     "fixer": "fix",
     "resolver": "resolve",
+    "compactor": "agent",
 }
 
 
@@ -25,10 +26,20 @@ class Ledger:
     usage: Usage = field(default_factory=Usage)
     spent: dict[str, float] = field(default_factory=dict)
 
-    def record(self, turn: int, role: Role, agent: AgentSpec, result: TurnResult) -> None:
+    def record(self, turn: int, role: Role, agent: AgentSpec, result: TurnResult, attempts: int, ended: float) -> None:
         self.turns.append(
             TurnRecord(
-                turn=turn, role=role, agent=agent.label(), end=result.end, usage=result.usage, seconds=result.seconds
+                turn=turn,
+                role=role,
+                agent=agent.label(),
+                runtime=agent.runtime,
+                model=result.model or agent.model or "",
+                account=agent.account or "",
+                end=result.end,
+                usage=result.usage,
+                seconds=result.seconds,
+                attempts=attempts,
+                ended=ended,
             )
         )
         self.usage += result.usage
@@ -41,15 +52,29 @@ class Ledger:
     @property
     def turn_count(self) -> int:
         """Turns in which an agent really worked: a refused one is none."""
-        return sum(record.end not in ("limited", "login", "lost_session") for record in self.turns)
+        return sum(record.end not in ("limited", "credit", "login", "lost_session") for record in self.turns)
 
     @property
     def agent_seconds(self) -> float:
         return sum(record.seconds for record in self.turns)
 
-    @property
-    def tokens(self) -> int:
-        return self.usage.input_tokens + self.usage.output_tokens
+    def costs(self) -> list[CostLine]:
+        """By runtime and model, in the order of their first turns."""
+        lines: dict[tuple[str, str], CostLine] = {}
+        for turn in self.turns:
+            key = turn.runtime, turn.model
+            line = lines.get(key) or CostLine(
+                runtime=turn.runtime, model=turn.model, turns=0, attempts=0, usage=Usage(), seconds=0.0
+            )
+            lines[key] = line.model_copy(
+                update={
+                    "turns": line.turns + 1,
+                    "attempts": line.attempts + turn.attempts,
+                    "usage": line.usage + turn.usage,
+                    "seconds": round(line.seconds + turn.seconds, 3),
+                }
+            )
+        return list(lines.values())
 
     def seconds(self, now: float) -> Seconds:
         total = now - self.started if self.started else 0.0

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.settings import Limits, explain
     from workflows.contracts import TaskStatus, TurnRecord
+    from workflows.policy import limits as budgets
     from workflows.policy.commands import Situation, Verb, refusal
 
 
@@ -28,6 +31,9 @@ class OperatorCommands:
         self.continued: str | None = None
         """Text of `continue_task`, until the blocked stage has taken it."""
         self.plan_answer: tuple[Verb, str] | None = None
+        self.compact_wanted = False
+        self.limits = Limits()
+        """Those of the settings, as raised by operators."""
         self.problems: list[str] = []
 
     def situation(self) -> Situation:
@@ -63,6 +69,8 @@ class OperatorCommands:
                 self.paused = False
             case "continue_task":
                 self.continued = text or ""
+            case "compact":
+                self.compact_wanted = True
             case "abandon":
                 self.abandoned = True
         self.show()
@@ -113,9 +121,22 @@ class OperatorCommands:
     def on_abandon(self, reason: Any = None) -> None:
         self._signalled("abandon", reason)
 
+    @workflow.signal(name="compact", description="summarise the session; the next turn starts a new one from it")
+    def on_compact(self, reason: Any = None) -> None:
+        self._signalled("compact", reason)
+
+    @workflow.signal(name="raise_budget", description='new caps: 20 (dollars), or {"max_tokens": 5000000}')
+    def on_raise_budget(self, caps: Any = None) -> None:
+        if why := self._raise_refusal(caps):
+            self.problem(f"signal raise_budget ignored: {why}")
+        else:
+            self._raise(caps)
+
     @workflow.signal(dynamic=True)
     def on_unknown_signal(self, name: str, _: Sequence[RawValue]) -> None:
-        self.problem(f"signal {name} ignored: there is none of this name; there are: {', '.join(_TAKEN)}")
+        self.problem(
+            f"signal {name} ignored: there is none of this name; there are: {', '.join([*_TAKEN, 'raise_budget'])}"
+        )
 
     # --- updates -----------------------------------------------------------------------------------
 
@@ -175,6 +196,36 @@ class OperatorCommands:
     def _may_abandon(self, reason: Any = None) -> None:
         self._validate("abandon", reason)
 
+    @workflow.update(name="compact", description="summarise the session; the next turn starts a new one from it")
+    def compact_session(self, reason: Any = None) -> str:
+        return self._take("compact", reason)
+
+    @compact_session.validator
+    def _may_compact(self, reason: Any = None) -> None:
+        self._validate("compact", reason)
+
+    @workflow.update(name="raise_budget", description='new caps: 20 (dollars), or {"max_tokens": 5000000}')
+    def raise_budget(self, caps: Any = None) -> str:
+        return self._raise(caps)
+
+    @raise_budget.validator
+    def _may_raise_budget(self, caps: Any = None) -> None:
+        if why := self._raise_refusal(caps):
+            raise ApplicationError(why, type="Refused", non_retryable=True)
+
+    def _raise_refusal(self, caps: Any) -> str | None:
+        if self.situation().ended:
+            return "the task has ended"
+        try:
+            return budgets.raise_refusal(self.limits, budgets.wanted(caps))
+        except ValidationError as error:
+            return f"raise_budget: {explain(error)}"
+
+    def _raise(self, caps: Any) -> str:
+        self.limits = budgets.raised(self.limits, budgets.wanted(caps))
+        self.show()
+        return "raised: the task goes on in the same session"
+
     # --- queries -----------------------------------------------------------------------------------
 
     @workflow.query(description="stage, what it waits for, what moves it on, figures so far")
@@ -197,5 +248,6 @@ _TAKEN: dict[Verb, str] = {
     "pause": "pauses before the next turn or stage",
     "resume": "goes on",
     "continue_task": "goes on",
+    "compact": "taken: the next turn starts from a summary",
     "abandon": "ends; unmerged work is saved under a salvage ref",
 }

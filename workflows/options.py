@@ -69,7 +69,9 @@ def git_options(shared: str, host: str) -> Options:
 
 
 def agent_options(shared: str, host: str, agent: AgentSpec) -> Options:
-    return _options(agent_queue(shared, host), timedelta(minutes=agent.turn_timeout_minutes + 10))
+    """One attempt: a turn whose worker was lost gives its slot of the account back, and the workflow tries again."""
+    longest = timedelta(minutes=agent.turn_timeout_minutes + 10)
+    return {**_options(agent_queue(shared, host), longest), "retry_policy": RetryPolicy(maximum_attempts=1)}
 
 
 def gate_options(shared: str, host: str, gates: Sequence[GateSpec]) -> Options:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import Ask, Collected, Prepared, TurnInput, TurnResult
+    from activities.contracts import Ask, Collected, CollectInput, Prepared, TurnInput, TurnResult
     from activities.settings import INVALID_TASK, AgentSpec, Role, TaskInput
     from activities.turn import TurnActivities
+    from activities.worksite import WorksiteActivities
     from workflows import options
     from workflows.contracts import (
         Blocked,
         BlockedReason,
+        LeaseNote,
         MergeAnswer,
         Outcome,
         Stage,
@@ -26,8 +29,8 @@ with workflow.unsafe.imports_passed_through():
         TaskStatus,
         TurnRecord,
     )
+    from workflows.leases import Held, Leases, TooLong
     from workflows.ledger import Ledger
-    from workflows.operators import OperatorCommands
     from workflows.policy import limits as budgets
     from workflows.policy import turns
     from workflows.policy.commands import Situation
@@ -62,7 +65,14 @@ def failure(result: TaskResult) -> ApplicationError:
     return ApplicationError(f"{result.reason}{saved}", result, type="TaskFailed", non_retryable=True)
 
 
-class TaskSteps(OperatorCommands):
+MAX_ATTEMPTS = 20
+"""Of one turn, whose worker was lost or was in trouble, before the task is blocked."""
+MAX_ATTEMPT_PAUSE = 60.0
+REMEMBERED_TURNS = 20
+"""Whose final texts a summary is made of."""
+
+
+class TaskSteps(Leases):
     def __init__(self) -> None:
         super().__init__()
         self.task: TaskInput | None = None
@@ -79,7 +89,16 @@ class TaskSteps(OperatorCommands):
         self.said = ""
         self.turn_number = 0
         self.review_rounds = self.gate_failures = self.merge_attempts = self.gate_runs = 0
-        self.budgets_granted = 1
+        self.position: dict[str, int] = {}
+        """Which of the chain has each session: 0 is the first, then the fallbacks."""
+        self.final_texts: list[str] = []
+        """Files, of the turns since the last summary."""
+        self.summary = ""
+        self.red_gates: list[str] = []
+        """Logs of the last run, as long as it was red."""
+        self.last_fault = ""
+        self.fixup_spent = 0.0
+        self.handovers: list[str] = []
         self.reviews: list[str] = []
         self.approved_head: str | None = None
         self.approved_by: list[str] = []
@@ -114,20 +133,39 @@ class TaskSteps(OperatorCommands):
         `whole`: nothing that an operator does interrupts it.
         """
         while True:
-            handle = workflow.start_activity_method(cast(Any, activity), given, summary=summary, **with_options)
             try:
-                await workflow.wait_condition(lambda: handle.done() or (self.abandoned and not whole))  # noqa: B023
-                if not handle.done():
-                    await _cancelled(handle)
-                    raise End("abandoned", "abandoned by an operator")
-                return cast(R, await handle)
-            except asyncio.CancelledError:
-                await _cancelled(handle)
-                raise
+                return await self._once(activity, given, with_options, summary, whole=whole)
             except ActivityError as error:
-                if isinstance(error.cause, ApplicationError) and error.cause.type == INVALID_TASK:
-                    raise error.cause from None
                 await self.block(BlockedReason.INFRASTRUCTURE, f"{error.activity_type}: {options.retried(error)}")
+
+    async def _once(
+        self,
+        activity: Callable[[Any, G], Awaitable[R]],
+        given: G,
+        with_options: options.Options,
+        summary: str,
+        *,
+        whole: bool = False,
+    ) -> R:
+        """Raises ActivityError for our own trouble."""
+        handle = workflow.start_activity_method(cast(Any, activity), given, summary=summary, **with_options)
+        try:
+            await workflow.wait_condition(lambda: handle.done() or (self.abandoned and not whole))
+            if not handle.done():
+                await _cancelled(handle)
+                self.stop_if_abandoned()
+            return cast(R, await handle)
+        except asyncio.CancelledError:
+            await _cancelled(handle)
+            raise
+        except ActivityError as error:
+            if isinstance(error.cause, ApplicationError) and error.cause.type == INVALID_TASK:
+                raise error.cause from None
+            raise
+
+    def stop_if_abandoned(self) -> None:
+        if self.abandoned:
+            raise End("abandoned", "abandoned by an operator")
 
     async def git(self, activity: Callable[[Any, G], Awaitable[R]], given: G, summary: str) -> R:
         return await self.do(activity, given, options.git_options(self.shared_queue, self.ready.host), summary)
@@ -157,9 +195,17 @@ class TaskSteps(OperatorCommands):
 
     # --- one turn ----------------------------------------------------------------------------------
 
-    def agent(self, role: Role) -> AgentSpec:
+    def chain(self, role: Role) -> list[AgentSpec]:
+        """Who may do it: the agent, and who takes over from it."""
         settings = self.ready.settings
-        return settings.resolver or settings.agent if role == "resolver" else settings.agent
+        first = settings.resolver or settings.agent if role == "resolver" else settings.agent
+        return [first, *settings.fallbacks]
+
+    def agent(self, role: Role) -> AgentSpec:
+        return self.chain(role)[self.position.get(self.session_name(role), 0)]
+
+    def has_fallback(self, role: Role) -> bool:
+        return self.position.get(self.session_name(role), 0) + 1 < len(self.chain(role))
 
     def session_name(self, role: Role) -> str:
         """Executor and fixer go on in one session, and so does the resolver where it is the same agent.
@@ -170,17 +216,67 @@ class TaskSteps(OperatorCommands):
             return role
         return "agent"
 
-    async def turn(self, todo: Todo, agent: AgentSpec, commit: str | None = None) -> TurnResult:
-        """One turn, when the task is neither paused nor over its budget. A reviewer's session is always new."""
+    async def turn(
+        self, todo: Todo, agent: AgentSpec, commit: str | None = None, patience: float | None = None
+    ) -> TurnResult:
+        """One turn, when the task is neither paused nor over its budget, and the agent's account has a slot.
+
+        The session of whoever only reads is always new. `patience`: seconds to wait for the account; when it is known
+        to take longer the result is `limited`, and no turn was taken.
+        """
         await self._may_go_on()
-        ready = self.ready
-        judges = todo.role == "reviewer"
+        only_reads = todo.role in ("reviewer", "compactor")
         name = self.session_name(todo.role)
-        messages = [] if judges else list(self.messages)
+        messages = [] if only_reads else list(self.messages)
+        session = None if only_reads else self.sessions.get(name)
         self.turn_number += 1
-        session = None if judges else self.sessions.get(name)
-        given = TurnInput(
-            ref=ready.ref,
+        what = f"{todo.role} turn {self.turn_number}"
+        summary = f"{what}: {todo.ask}, {agent.label()}" + (", resumed" if session else "")
+        slots = options.agent_options(self.shared_queue, self.ready.host, agent)
+        attempts = 0
+        while True:
+            held = await self._lease(agent, what, patience)
+            if isinstance(held, TooLong):
+                self.turn_number -= 1
+                return TurnResult(end="limited", reason=held.text, retry_after_seconds=held.seconds)
+            attempts += 1
+            given = self._turn_input(todo, agent, session, messages, commit, held)
+            try:
+                result = await self._once(TurnActivities.take_turn, given, slots, summary)
+                break
+            except ActivityError as error:
+                await self.give_back(held, None)
+                await self._try_again(attempts, error)
+            except (Exception, asyncio.CancelledError):
+                await self.give_back(held, None)
+                raise
+        await self.give_back(held, result)
+        self.ledger.record(self.turn_number, todo.role, agent, result, attempts, workflow.time())
+        self.said = result.said or self.said
+        if result.session and not only_reads:
+            self.sessions[name] = result.session
+        if not only_reads and result.text:
+            self.final_texts = [*self.final_texts, result.text][-REMEMBERED_TURNS:]
+        if result.end in ("done", "max_turns", "budget", "timeout"):
+            self.messages = self.messages[len(messages) :]
+        self.show()
+        return result
+
+    def _turn_input(
+        self,
+        todo: Todo,
+        agent: AgentSpec,
+        session: str | None,
+        messages: list[str],
+        commit: str | None,
+        held: Held,
+    ) -> TurnInput:
+        fixup = budgets.fixup_money(self.limits, todo.role, self.fixup_spent)
+        caps = budgets.caps_left(self.limits, self.ledger.usage, self.ledger.agent_seconds, fixup, *held.caps_usd)
+        if todo.role == "fixer":
+            agent = agent.model_copy(update={"max_turns": min(agent.max_turns, self.limits.max_fixup_turns)})
+        return TurnInput(
+            ref=self.ready.ref,
             turn=self.turn_number,
             role=todo.role,
             agent=agent,
@@ -191,34 +287,93 @@ class TaskSteps(OperatorCommands):
             detail=todo.detail,
             evidence=todo.evidence,
             commit=commit,
-            budget_usd=budgets.money_left(ready.settings.limits, self.ledger.usage, self.budgets_granted),
+            caps=caps,
+            red_gates=self.red_gates,
+            summary="" if session else self.summary,
         )
-        summary = f"{todo.role} turn {self.turn_number}: {todo.ask}, {agent.label()}" + (", resumed" if session else "")
-        slots = options.agent_options(self.shared_queue, ready.host, agent)
-        result = await self.do(TurnActivities.take_turn, given, slots, summary)
-        self.ledger.record(self.turn_number, todo.role, agent, result)
-        self.said = result.said or self.said
-        if result.session and not judges:
-            self.sessions[name] = result.session
-        if result.end in ("done", "max_turns", "timeout"):
-            self.messages = self.messages[len(messages) :]
-        self.show()
-        return result
+
+    async def _lease(self, agent: AgentSpec, what: str, patience: float | None) -> Held | TooLong:
+        """From the account and, where it has one, from the repository's daily purse."""
+        quotas = [quota for quota in (self.ready.day_purse, agent.account) if quota]
+        if not quotas:
+            return Held("", [], [])
+        stage, waiting_for, started = self.stage, self.waiting_for, workflow.time()
+
+        def waits(note: LeaseNote) -> None:
+            until = f" until {datetime.fromtimestamp(note.until, UTC):%Y-%m-%d %H:%M:%S} UTC" if note.until else ""
+            self.enter(Stage.LIMITED, f"{note.text}{until}")
+
+        try:
+            held = await self.ask_quotas(quotas, what, patience, waits)
+        except (Exception, asyncio.CancelledError):
+            self.ledger.add("waiting", workflow.time() - started)
+            raise
+        self.ledger.add("waiting", workflow.time() - started)
+        if self.stage is not stage:
+            self.enter(stage, waiting_for)
+        return held
+
+    def daily_cap(self) -> float | None:
+        return self.limits.max_cost_usd_per_day
+
+    async def _try_again(self, attempts: int, error: ActivityError) -> None:
+        """The worker was lost, or in trouble of its own: the turn goes on where it was, with a lease of its own."""
+        if attempts % MAX_ATTEMPTS == 0:
+            text = f"{error.activity_type}, {attempts} times: {options.retried(error)}"
+            await self.block(BlockedReason.INFRASTRUCTURE, text)
+            return
+        pause = timedelta(seconds=min(2.0 ** (attempts - 1), MAX_ATTEMPT_PAUSE))
+        with contextlib.suppress(TimeoutError):
+            await self.wait(lambda: False, pause, f"tries again: {options.retried(error)}"[:200])
 
     async def _may_go_on(self) -> None:
         if self.paused:
             stage, self.stage = self.stage, Stage.PAUSED
             await self.wait(lambda: not self.paused, None, "paused")
             self.enter(stage)
-        limits = self.ready.settings.limits
-        while blocked := budgets.over_budget(
-            limits, self.ledger.usage, self.ledger.agent_seconds, self.budgets_granted
-        ):
-            if text := await self.block(blocked.reason, blocked.text):
+        while blocked := self._over_budget():
+            if text := await self.block(blocked.reason, blocked.text, lambda: self._over_budget() is None):
                 self.messages.append(text)
-            # One budget more, from here: a turn that went far over the last one does not use up the next.
-            while budgets.over_budget(limits, self.ledger.usage, self.ledger.agent_seconds, self.budgets_granted):
-                self.budgets_granted += 1
+            self.limits = budgets.granted_again(
+                self.limits, self.ready.settings.limits, self.ledger.usage, self.ledger.agent_seconds
+            )
+
+    def _over_budget(self) -> Blocked | None:
+        return budgets.over_budget(self.limits, self.ledger.usage, self.ledger.agent_seconds)
+
+    # --- another session, another agent --------------------------------------------------------------
+
+    async def _committed(self) -> str | None:
+        """What the agent left is committed; the commit, or none while a merge waits for its resolution."""
+        given = CollectInput(ref=self.ready.ref, message=self.title)
+        found = await self.git(WorksiteActivities.collect, given, "commit the work so far")
+        return None if found.unresolved else found.head
+
+    async def compact(self, role: Role, why: str) -> None:
+        """Summarise what the sessions so far did (FEATURES B12); the next one starts from that.
+
+        Without a summary, should nobody write one, it starts from what is in the worktree.
+        """
+        self.compact_wanted = False
+        commit = await self._committed()
+        if commit is not None and self.final_texts:
+            agent = self.ready.settings.compactor or self.agent(role)
+            patience = self.limits.max_limit_wait_minutes * 60
+            todo = Todo("compactor", "compact", why, list(self.final_texts))
+            result = await self.turn(todo, agent, commit, patience)
+            if result.end == "done" and result.said.strip():
+                self.summary, self.final_texts = result.text, [result.text]
+        self.sessions.pop(self.session_name(role), None)
+
+    async def hand_over(self, role: Role, why: str) -> None:
+        """The next of the fallbacks takes over, on the same worktree with all work committed (FEATURES B6)."""
+        before = self.agent(role)
+        await self._committed()
+        name = self.session_name(role)
+        self.sessions.pop(name, None)
+        self.position[name] = self.position.get(name, 0) + 1
+        workflow.logger.warning("%s hands over to %s: %s", before.label(), self.agent(role).label(), why)
+        self.handovers = [*self.handovers, f"{before.label()} handed over to {self.agent(role).label()}: {why}"][-10:]
 
     def fail_without_login(self, decision: turns.Block, todo: Todo) -> None:
         """Nothing was done yet: a missing login is bad input, and is told at once. Later it is a reason to wait."""
@@ -240,8 +395,7 @@ class TaskSteps(OperatorCommands):
             self.ledger.add("waiting", workflow.time() - started)
             raise
         self.ledger.add("waiting", workflow.time() - started)
-        if self.abandoned:
-            raise End("abandoned", "abandoned by an operator")
+        self.stop_if_abandoned()
 
     async def wait_for_limit(self, wait: turns.Wait, agent: AgentSpec) -> None:
         """A rate limit: a durable timer. It uses up nothing."""
@@ -307,6 +461,10 @@ class TaskSteps(OperatorCommands):
             return f"{signal} continue_task --input '\"what to do\"'    (or: {signal} abandon)"
         return f"{signal} resume" if self.paused else ""
 
+    def _warnings(self) -> list[str]:
+        money = budgets.warnings(self.limits, self.ledger.usage, self.ledger.agent_seconds)
+        return [*money, *self.handovers]
+
     def current_status(self) -> TaskStatus:
         seconds = self.result.seconds if self.result else self.ledger.seconds(workflow.time())
         return TaskStatus(
@@ -327,7 +485,12 @@ class TaskSteps(OperatorCommands):
             gate_failures=self.gate_failures,
             merge_attempts=self.merge_attempts,
             cost_usd=self.ledger.usage.cost_usd,
-            tokens=self.ledger.tokens,
+            tokens=self.ledger.usage.tokens,
+            usage=self.ledger.usage,
+            costs=self.ledger.costs(),
+            warnings=self._warnings(),
+            agent=self.agent("executor").label() if self.prepared else "",
+            run_folder=self.prepared.run_folder if self.prepared else None,
             seconds=seconds,
             undelivered_messages=self.messages,
             problems=self.problems,
@@ -346,7 +509,7 @@ class TaskSteps(OperatorCommands):
             turns=self.ledger.turn_count,
             review_rounds=self.review_rounds,
             cost_usd=round(self.ledger.usage.cost_usd, 6),
-            tokens=self.ledger.tokens,
+            tokens=self.ledger.usage.tokens,
             seconds=self.ledger.seconds(workflow.time()),
         )
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
-from workflows.contracts import QueueStatus, TaskStatus, TurnRecord
+from activities.contracts import quota_id
+from workflows.contracts import QueueStatus, QuotaState, TaskStatus, TurnRecord
+from workflows.policy.quota import slots, why
 
 
 def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
@@ -63,3 +66,30 @@ def _plain(text: str) -> str:
 
 def _quoted(text: str) -> list[str]:
     return ["~~~", *text.replace("~~~", "~ ~ ~").splitlines(), "~~~"]
+
+
+def quota_story(state: QuotaState, now: float) -> str:
+    text, until = why(state, now)
+    most = slots(state)
+    lines = [
+        f"### {_plain(state.name)}",
+        "",
+        f"{len(state.leases)} of {most or 'any number of'} slots · {len(state.waiting)} wait · "
+        f"{state.refusals} refusals",
+    ]
+    if state.config.max_cost_usd_per_day is not None:
+        cap = state.config.max_cost_usd_per_day * state.days_granted
+        lines[-1] += f" · ${state.spent_today:.2f} of today's ${cap:.2f}"
+    parked = state.parked_until is not None and state.parked_until > now
+    if state.waiting or parked or state.held:
+        when = f" until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC" if until else ""
+        lines += ["", f"**{_plain(text.strip())}**{when}"]
+    if parked or state.held:
+        verb = "release" if state.held else "wake"
+        lines += ["", "```", f"temporal workflow signal -w '{quota_id(state.name)}' --name {verb}", "```"]
+    for title, leases in (("Turns", state.leases), ("Waiting", state.waiting)):
+        if leases:
+            shown = [f"- `{lease.request.holder}` {_plain(lease.request.what)}" for lease in leases[:50]]
+            more = [f"- and {len(leases) - 50} more"] if len(leases) > 50 else []
+            lines += ["", f"#### {title}", "", *shown, *more]
+    return "\n".join(lines)

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.contracts import (
         Collected,
         CollectInput,
+        GateResult,
         GatesInput,
         PrepareInput,
         SettleInput,
@@ -35,11 +36,20 @@ with workflow.unsafe.imports_passed_through():
     from activities.worksite import WorksiteActivities
     from workflows import options
     from workflows.contracts import BlockedReason, MergeAnswer, Outcome, QueueNote, Stage, TaskResult
-    from workflows.policy import turns
+    from workflows.policy import gate_faults, turns
     from workflows.steps import End, TaskSteps, Todo, failure
 
 RESUBMIT_AFTER = timedelta(minutes=10)
 """A task that has heard nothing from the merge queue asks again; the queue answers twice rather than never."""
+
+
+COLD_ASKS = ("resume", "nudge", "followup", "continue", "takeover")
+"""What makes no sense to a session that knows nothing of the one before."""
+
+
+def _taken_over(todo: Todo, why: str) -> Todo:
+    """For a new session."""
+    return replace(todo, ask="takeover", detail=why, evidence=[]) if todo.ask in COLD_ASKS else todo
 
 
 @workflow.defn
@@ -71,6 +81,7 @@ class TaskWorkflow(TaskSteps):
         given = PrepareInput(task_id=info.workflow_id, run_id=info.first_execution_run_id, task=fields)
         shared = options.prepare_options(self.shared_queue)
         self.prepared = await self.do(PrepareActivities.prepare, given, shared, "check the input, make the worktree")
+        self.limits = self.prepared.settings.limits
 
     async def _plan(self) -> None:
         """Interactive tasks: no code before an operator has approved the plan."""
@@ -106,23 +117,37 @@ class TaskWorkflow(TaskSteps):
     async def _work(self, todo: Todo) -> TurnResult:
         """The turn loop: until the agent says that it is done, or, for a planner, has written its plan."""
         counters = turns.Counters()
-        agent = self.agent(todo.role)
+        self.fixup_spent = 0.0
         while True:
             self.enter({"planner": Stage.PLAN, "resolver": Stage.RESOLVE}.get(todo.role, Stage.WORK))
+            if self.compact_wanted:
+                await self.compact(todo.role, "an operator asked for it")
+            agent = self.agent(todo.role)
             commit = self.ready.base if todo.role == "planner" else None
-            result = await self.turn(todo, agent, commit)
+            patience = self.limits.max_limit_wait_minutes * 60 if self.has_fallback(todo.role) else None
+            result = await self.turn(todo, agent, commit, patience)
             if todo.role == "planner" and result.end == "done":
                 return result
-            counters, decision = turns.after_turn(
-                counters, result, self.ready.settings.limits, workflow.random().random()
-            )
+            if todo.role == "fixer" and self._fixed_enough(result):
+                return result
+            fallback = self.has_fallback(todo.role)
+            counters, decision = turns.after_turn(counters, result, self.limits, workflow.random().random(), fallback)
             match decision:
                 case turns.Verify():
                     return result
+                case turns.Wait() if agent.account:
+                    pass  # its quota says when
                 case turns.Wait():
                     await self.wait_for_limit(decision, agent)
+                case turns.Compact():
+                    await self.compact(todo.role, decision.why)
+                    todo = _taken_over(todo, decision.why)
+                case turns.HandOver():
+                    await self.hand_over(todo.role, decision.why)
+                    todo, counters = _taken_over(todo, decision.why), turns.Counters()
                 case turns.Again(cold=True):
                     self.sessions.pop(self.session_name(todo.role), None)
+                    todo = _taken_over(todo, decision.detail or result.reason)
                 case turns.Again() if result.end == "failed" or result.session is None:
                     pass  # it may never have read what it was asked: the same once more
                 case turns.Again():
@@ -133,6 +158,12 @@ class TaskWorkflow(TaskSteps):
                     counters = turns.Counters()
                     if self.ledger.turn_count:
                         todo = replace(todo, ask="continue", detail=text)
+
+    def _fixed_enough(self, result: TurnResult) -> bool:
+        """A fix-up that has used up its turns or its money is over: the gates say what it came to (FEATURES B11)."""
+        self.fixup_spent += result.usage.cost_usd
+        over = self.fixup_spent >= self.limits.max_fixup_cost_usd
+        return result.end == "max_turns" or (result.end == "budget" and over)
 
     async def _verify(self) -> Todo | None:
         """Rule 4: what there is counts, not what was claimed."""
@@ -155,19 +186,38 @@ class TaskWorkflow(TaskSteps):
         )
         slots = options.gate_options(self.shared_queue, ready.host, ready.settings.gates)
         summary = "gates: " + ", ".join(gate.name for gate in ready.settings.gates)
-        ran = await self.do(GateActivities.run_gates, gates, slots, summary)
-        self.ledger.add("gates", ran.seconds)
-        self.ledger.add("waiting", ran.waited_seconds)
+        while True:
+            ran = await self.do(GateActivities.run_gates, gates, slots, summary)
+            self.ledger.add("gates", ran.seconds)
+            self.ledger.add("waiting", ran.waited_seconds)
+            red = [result for result in ran.results if not result.passed]
+            self.red_gates = [gate.log for gate in red]
+            broken = gate_faults.broken(red)
+            if broken is None:
+                break
+            await self.block(BlockedReason.GATES_BROKEN, broken)
         if ran.passed:
+            self.last_fault = ""
             return None
-        red = [result for result in ran.results if not result.passed]
-        return await self._again_or_block(
-            Todo("fixer", "gate_red", ", ".join(gate.name for gate in red), [gate.log for gate in red])
+        return await self._mend(red)
+
+    async def _mend(self, red: list[GateResult]) -> Todo:
+        """With what is known of such failures; the same class twice in a row goes to the next fallback (B9, B12)."""
+        fault = gate_faults.fault(red)
+        repeated = bool(fault) and fault == self.last_fault
+        self.last_fault = fault
+        todo = await self._again_or_block(
+            Todo("fixer", "gate_red", gate_faults.told(red, repeated), [gate.log for gate in red])
         )
+        if repeated and self.has_fallback("fixer"):
+            await self.hand_over("fixer", f"{fault}, twice in a row")
+        elif self.gate_failures == turns.MAX_FAILURES:
+            await self.compact("fixer", f"the gates were red {self.gate_failures} times")
+        return todo
 
     async def _again_or_block(self, todo: Todo) -> Todo:
         self.gate_failures += 1
-        if self.gate_failures < self.ready.settings.limits.max_gate_failures:
+        if self.gate_failures < self.limits.max_gate_failures:
             return todo
         text = await self.block(BlockedReason.GATES_RED, f"{self.gate_failures} times: {todo.detail}")
         self.gate_failures = 0
@@ -187,7 +237,7 @@ class TaskWorkflow(TaskSteps):
         self.review_rounds += 1
         self.reviews.append(result.text)
         fix = Todo("fixer", "fix", evidence=list(self.reviews))
-        if self.review_rounds % ready.settings.limits.max_review_rounds == 0:
+        if self.review_rounds % self.limits.max_review_rounds == 0:
             text = await self.block(
                 BlockedReason.REVIEW_ROUNDS, f"changes asked for {self.review_rounds} times; last: {result.said[-500:]}"
             )
@@ -200,18 +250,21 @@ class TaskWorkflow(TaskSteps):
         while True:
             limited: tuple[turns.Wait, AgentSpec] | None = None
             said, broken = "", False
-            for reviewer in self.ready.settings.reviewers:
-                result = await self.turn(Todo("reviewer", "review", evidence=latest), reviewer, commit)
+            reviewers = self.ready.settings.reviewers
+            for place, reviewer in enumerate(reviewers, 1):
+                patience = self.limits.max_limit_wait_minutes * 60 if place < len(reviewers) else None
+                result = await self.turn(Todo("reviewer", "review", evidence=latest), reviewer, commit, patience)
                 if result.end == "done" and result.verdict is not None:
                     return result, reviewer
                 said = f"{reviewer.label()}: {result.reason or 'ended without a verdict'}"
-                broken = broken or result.end in ("failed", "timeout", "lost_session")
-                if result.end == "limited" and limited is None:
+                broken = broken or result.end not in ("done", "max_turns", "budget", "limited", "credit", "login")
+                if result.end in ("limited", "credit") and limited is None:
                     counters, wait = turns.wait_for_limit(counters, result, workflow.random().random())
                     limited = wait, reviewer
             counters = replace(counters, failures=counters.failures + broken)
             if limited is not None:
-                await self.wait_for_limit(*limited)
+                if not limited[1].account:  # else its quota says when
+                    await self.wait_for_limit(*limited)
             elif not broken or counters.failures >= turns.MAX_FAILURES:
                 await self.block(BlockedReason.NO_VERDICT, said)
                 counters = turns.Counters()
@@ -234,14 +287,14 @@ class TaskWorkflow(TaskSteps):
                 return None
         self.merge_attempts += 1
         text = ""
-        if self.merge_attempts % self.ready.settings.limits.max_merge_attempts == 0:
+        if self.merge_attempts % self.limits.max_merge_attempts == 0:
             text = await self.block(BlockedReason.MERGE_ATTEMPTS, f"{answer.kind}: {answer.reason}")
         # Also where only the gates are red: they are red on the merge, so the agent must have it before its eyes.
         todo = await self._update_branch(text)
         if todo is None and answer.kind == "gate_red":
             red = [gate for gate in answer.gates if not gate.passed]
-            names = "merged with the target's present state: " + ", ".join(gate.name for gate in red)
-            return Todo("fixer", "gate_red", "\n".join(filter(None, [names, text])), [gate.log for gate in red])
+            told = "merged with the target's present state: " + gate_faults.told(red, repeated=False)
+            return Todo("fixer", "gate_red", "\n".join(filter(None, [told, text])), [gate.log for gate in red])
         return todo
 
     async def _update_branch(self, text: str) -> Todo | None:
@@ -270,7 +323,7 @@ class TaskWorkflow(TaskSteps):
             head=found.head,
             strategy=settings.delivery.strategy,
             title=self.title,
-            agent=settings.agent.label(),
+            agent=self.agent("executor").label(),
             reviewers=self.approved_by if self.approved_head == found.head else [],
             gates=settings.gates,
             host=ready.host,

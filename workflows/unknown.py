@@ -9,7 +9,7 @@ from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
-KNOWN = ("TaskWorkflow", "MergeQueueWorkflow")
+KNOWN = ("TaskWorkflow", "MergeQueueWorkflow", "QuotaWorkflow")
 
 
 @workflow.defn(dynamic=True)

@@ -9,8 +9,13 @@ from activities.agents.base import Runtime
 from activities.agents.claude_code import ClaudeCode
 from activities.agents.codex import Codex
 from activities.agents.command import Command
+from activities.agents.gemini import Gemini
+from activities.agents.opencode import OpenCode
+from activities.agents.qwen import Qwen
 
-RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in (ClaudeCode(), Codex(), Command())}
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime for runtime in (ClaudeCode(), Codex(), Command(), Gemini(), OpenCode(), Qwen())
+}
 
 
 class UnknownRuntime(ValueError):

@@ -79,6 +79,7 @@ class Report:
     """To resume; none: the CLI never had one, or it is lost."""
     retry_after_seconds: float | None = None
     """From now on; only where it was stated."""
+    model: str = ""
     usage: Usage = field(default_factory=Usage)
     cumulative: dict[str, float] = field(default_factory=dict)
     """For the next turn's `Turn.previous`."""
@@ -95,6 +96,8 @@ class Reader:
         """Nothing more of this turn is wanted: if the process does not exit now, it may be ended."""
         self.last = ""
         """The newest thing said or done, one short line, for the live view."""
+        self.model = turn.agent.model or ""
+        """What the CLI says that it uses, as soon as it does."""
         self.retrying = ""
         """What the CLI is trying again by itself, as it said it; empty while it gets on. Some do so for hours."""
         self.previous = turn.previous if turn.session else {}

@@ -116,6 +116,8 @@ class ClaudeReader(Reader):
         match event.get("type"):
             case "assistant":
                 self._assistant(event)
+            case "user":  # a tool has run
+                self.retrying = ""
             case "rate_limit_event":
                 info = _dict(event, "rate_limit_info")
                 rejected = info.get("status") == "rejected"
@@ -131,7 +133,7 @@ class ClaudeReader(Reader):
         if message.get("model") == "<synthetic>":  # an API error in the agent's mouth
             return
         self.retrying = ""
-        self._messages[str(message.get("id"))] = _used(message)
+        self._messages[str(message.get("id"))] = self._used(message)
         content = message.get("content")
         for block in content if isinstance(content, list) else []:
             match block:
@@ -143,6 +145,25 @@ class ClaudeReader(Reader):
                     shown = next((value for value in arguments.values() if isinstance(value, str)), "")
                     self.last = one_line(f"{name} {shown}", 200)
 
+    def _used(self, message: dict[str, Any]) -> Usage:
+        """Of one request. The output's tokens are those so far."""
+        counted = _dict(message, "usage")
+
+        def total(*keys: str) -> float:
+            return sum(number(counted.get(key)) for key in keys)
+
+        figures = {
+            "input_tokens": total("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"),
+            "cached_tokens": total("cache_read_input_tokens"),
+            "output_tokens": total("output_tokens"),
+        }
+        model = message.get("model")
+        return self._priced(figures, model if isinstance(model, str) else None)
+
+    def _priced(self, figures: dict[str, float], model: str | None) -> Usage:
+        """By the price list, where the cost is not among the figures."""
+        return usage(figures, "anthropic", model)
+
     @property
     def usage(self) -> Usage:
         return sum(self._messages.values(), Usage())
@@ -153,7 +174,7 @@ class ClaudeReader(Reader):
         report.text = report.text or self._said
         counted = self._cumulative()
         report.cumulative = counted or with_estimate(self.previous, self.usage)
-        report.usage = usage(spent(counted, self.previous)) if counted else self.usage
+        report.usage = self._priced(spent(counted, self.previous), self.model) if counted else self.usage
         return report
 
     def _judge(self, exit_code: int | None, stderr: str) -> Report:
@@ -194,22 +215,6 @@ class ClaudeReader(Reader):
             "cached_tokens": total("cacheReadInputTokens"),
             "output_tokens": total("outputTokens"),
         }
-
-
-def _used(message: dict[str, Any]) -> Usage:
-    """Of one request. The output's tokens are those so far."""
-    counted = _dict(message, "usage")
-
-    def total(*keys: str) -> float:
-        return sum(number(counted.get(key)) for key in keys)
-
-    figures = {
-        "input_tokens": total("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"),
-        "cached_tokens": total("cache_read_input_tokens"),
-        "output_tokens": total("output_tokens"),
-    }
-    model = message.get("model")
-    return usage(figures, "anthropic", model if isinstance(model, str) else None)
 
 
 def _dict(event: dict[str, Any], key: str) -> dict[str, Any]:

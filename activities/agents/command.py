@@ -3,7 +3,9 @@
 The argv runs in the worktree with the prompt on standard input and `MERGEWRIGHT_TASK`, `MERGEWRIGHT_ROLE`,
 `MERGEWRIGHT_SESSION` (the same on resume) and `MERGEWRIGHT_TURN` in its environment. Its standard output is the
 final text. Exit 0 ended the turn; 75 is a rate limit (`retry-after: N` on a line of standard error gives seconds);
-77 is a missing login; anything else is a failure. It tells no cost and no tokens.
+77 is a missing login; anything else is a failure. A line `usage: {"cost_usd": 0.02, "input_tokens": 900,
+"cached_tokens": 500, "output_tokens": 70}` of standard error says what was used since the last such line: a program
+that writes one after each request is stopped where its budget ends.
 """
 
 from __future__ import annotations
@@ -20,13 +22,19 @@ from activities.agents.base import (
     Reader,
     Report,
     Turn,
+    json_object,
     last_words,
+    number,
     one_line,
     standing,
+    usage,
     without_result,
 )
+from activities.contracts import Usage
 from activities.settings import AgentSpec
 
+_USAGE = re.compile(r"\s*usage:\s*(\{.*\})\s*$", re.IGNORECASE)
+_TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
 _RETRY_AFTER = re.compile(r"^\s*retry-after:\s*(\d+(?:\.\d+)?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -36,7 +44,13 @@ class Command:
     install = "put it where `command` says, and make it executable"
     login = "log the agent's program in"
     abilities = Abilities(
-        session="ours", max_turns=False, budget=False, live="none", cost="none", system="prompt", reasoning=False
+        session="ours",
+        max_turns=False,
+        budget=False,
+        live="messages",
+        cost="reported",
+        system="prompt",
+        reasoning=False,
     )
     environment: tuple[str, ...] = ()
     key = ""
@@ -75,6 +89,20 @@ class CommandReader(Reader):
         super().__init__(turn)
         self.session = _session(turn)
         self._lines: list[str] = []
+        self._used = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        return self._used
+
+    @property
+    def log(self) -> Path | None:
+        return self.turn.folder / "stderr.log"
+
+    def feed_log(self, line: str) -> None:
+        if found := _USAGE.match(line):
+            told = json_object(found[1])
+            self._used += usage({name: max(number(told.get(name)), 0.0) for name in ("cost_usd", *_TOKENS)})
 
     def feed(self, line: str) -> None:
         self._lines.append(line)
@@ -84,6 +112,7 @@ class CommandReader(Reader):
         report = self._judge(exit_code, stderr)
         report.text = "\n".join(self._lines)
         report.session = self.session
+        report.usage = self._used
         return report
 
     def _judge(self, exit_code: int | None, stderr: str) -> Report:

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _UNIT = {"ms": 0.001, "s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0}
-_UNIT |= {"h": 3_600.0, "hr": 3_600.0, "hour": 3_600.0, "d": 86_400.0, "day": 86_400.0}
+_UNIT |= {"h": 3_600.0, "hr": 3_600.0, "hour": 3_600.0, "d": 86_400.0, "day": 86_400.0, "week": 604_800.0}
 # `1h2m3s` has no word boundary inside, so its parts are taken one by one.
 _AMOUNTS = r"(?P<amounts>(?:\d{1,9}(?:\.\d{1,9})?\s*[a-z]+[\s,]*(?:and\s+)?){1,6})"
 _IN = re.compile(rf"(?:try again|retry|resets?|available again|reset) (?:in|after) {_AMOUNTS}", re.IGNORECASE)
-_DELAY = re.compile(r"(?:retry-?after|retry_after|retryDelay)\W{1,5}(?P<seconds>\d{1,9}(?:\.\d{1,9})?)", re.IGNORECASE)
+# JSON within JSON: the quotes come with backslashes.
+_DELAY = re.compile(r"(?:retry-?after|retry_after|retryDelay)\W{1,8}(?P<seconds>\d{1,9}(?:\.\d{1,9})?)", re.IGNORECASE)
 _EPOCH = re.compile(r"(?:limit reached\||resets_?at\W{1,4})(?P<epoch>\d{10}(?:\d{3})?)\b", re.IGNORECASE)
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _AT = re.compile(
@@ -35,11 +36,9 @@ def stated_wait(text: str, now: datetime) -> float | None:
         return max(0.0, epoch - now.timestamp())
     if found := _DELAY.search(text):
         return float(found["seconds"])
-    if (found := _IN.search(text)) and (seconds := _seconds(found["amounts"])) is not None:
-        return seconds
-    if found := _AT.search(text):
-        return _until(found, now)
-    return None
+    waits = [_seconds(found["amounts"]) for found in _IN.finditer(text)]
+    waits += [_until(found, now) for found in _AT.finditer(text)]
+    return next((wait for wait in waits if wait is not None), None)
 
 
 def _seconds(amounts: str) -> float | None:
@@ -63,15 +62,15 @@ def _until(found: re.Match[str], now: datetime) -> float | None:
             return None
         hour = hour % 12 + (12 if found["half"].lower().startswith("p") else 0)
     try:
-        then = here.replace(hour=hour, minute=int(found["minute"] or 0), second=0, microsecond=0, fold=0)
+        then = here.replace(hour=hour, minute=int(found["minute"] or 0), second=0, microsecond=0)
         if found["month"]:
             month = _MONTHS.index(found["month"].lower()) + 1
             then = then.replace(year=int(found["year"] or here.year), month=month, day=int(found["day"]))
-            if not found["year"] and then < here - timedelta(days=180):
-                then = then.replace(year=then.year + 1)
+            if not found["year"] and abs(then - here) > timedelta(days=180):
+                then = then.replace(year=then.year + (1 if then < here else -1))
         elif then + timedelta(minutes=1) < here - _JUST_PASSED:
             then += timedelta(days=1)
-        return max(0.0, (then + timedelta(minutes=1)).timestamp() - now.timestamp())
+        return max(0.0, then.timestamp() + 60 - now.timestamp())  # in UTC: clocks may be put back meanwhile
     except (ValueError, OverflowError):  # no such day or time
         return None
 

@@ -27,6 +27,9 @@ AGENTS = {
         runtime="claude-code", model="sonnet", reasoning="low", env={"CLAUDE_CODE_MAX_RETRIES": "1"}
     ),
     "codex": AgentSpec(runtime="codex", model="gpt-5.5", reasoning="low"),
+    "gemini": AgentSpec(runtime="gemini", model="gemini-2.5-pro"),
+    "qwen": AgentSpec(runtime="qwen", model="qwen3-coder-plus"),
+    "opencode": AgentSpec(runtime="opencode", model="test/deepseek-chat", reasoning="low"),
 }
 CAPS = Caps(wall_seconds=60, idle_seconds=10, retry_seconds=4)
 

@@ -38,6 +38,7 @@ def test_cold_start() -> None:
         "--effort": "high",
         "--max-budget-usd": "0.500000",
         "--append-system-prompt": "Stay in the worktree.",
+        "--system-prompt-snapshot": "off",
     }
     assert launch.stdin == "Do the task."
     assert ("IS_SANDBOX" in launch.env) == (os.geteuid() == 0)
@@ -110,6 +111,23 @@ def test_a_counter_that_fell_has_started_again() -> None:
     assert report.usage.cost_usd == pytest.approx(0.0016)
 
 
+def test_a_sum_a_little_below_an_estimate_has_not_started_again() -> None:
+    report = judge("resumed", 0, session="x", previous={"cost_usd": 0.0017, "input_tokens": 210.0})
+    assert (report.usage.cost_usd, report.usage.input_tokens) == (0, 0)
+    assert report.cumulative["cost_usd"] == pytest.approx(0.0016)
+
+
+def test_what_it_used_is_known_while_it_works() -> None:
+    reader = ClaudeReader(a_turn(AGENT))
+    seen = []
+    for line in (SAMPLES / "claude/happy.jsonl").read_text().splitlines():
+        reader.feed(line)
+        seen.append(reader.usage.input_tokens)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3
+    assert seen[-1] == 1046 + 730 + 2980
+
+
 def test_figures_of_another_session_do_not_count_on_a_cold_start() -> None:
     assert judge("resumed", 0, previous={"cost_usd": 0.001}).usage.cost_usd == pytest.approx(0.0016)
 
@@ -118,18 +136,18 @@ def test_figures_of_another_session_do_not_count_on_a_cold_start() -> None:
     ("sample", "end", "reason"),
     [
         ("max-turns", "max_turns", "Reached maximum number of turns (2)"),
-        ("budget", "max_turns", "Reached maximum budget ($0.001)"),
+        ("budget", "budget", "Reached maximum budget ($0.001)"),
         ("429", "limited", "This request would exceed your organization's rate limit"),
         ("429-subscription", "limited", "not your usage limit"),
         ("529", "limited", "529 Overloaded"),
         ("usage-limit", "limited", "You've hit your 5-hour limit"),
-        ("401", "login", "ANTHROPIC_API_KEY"),
+        ("401", "login", "Invalid API key"),
         ("403", "login", "Failed to authenticate"),
         ("no-login", "login", "Not logged in"),
-        ("credit", "login", "Credit balance is too low"),
-        ("500", "failed", "API Error: 500"),
-        ("drop", "failed", "Connection dropped"),
-        ("context", "failed", "Prompt is too long"),
+        ("credit", "credit", "Credit balance is too low"),
+        ("500", "limited", "API Error: 500"),
+        ("drop", "limited", "Connection dropped"),
+        ("context", "context_full", "Prompt is too long"),
         ("sigint", "failed", "ede_diagnostic"),
     ],
 )
@@ -154,7 +172,7 @@ def test_a_warning_before_a_limit_is_no_limit() -> None:
 
 def test_exit_0_is_no_proof() -> None:
     assert judge("sigint", 0).end == "failed"
-    assert judge("sigterm", 0).end == "failed"
+    assert judge("sigterm", 0).end == "unreadable"
 
 
 def test_a_limit_is_no_success_even_where_it_is_called_no_error() -> None:
@@ -175,12 +193,32 @@ def test_killed_in_the_middle(exit_code: int, reason: str) -> None:
     report = judge("sigterm", exit_code, session="s", previous={"cost_usd": 1.0})
     assert (report.end, report.reason) == ("failed", f"killed by {reason}")
     assert report.session == "99fcecd6-c6b0-4ec1-8ea0-2b61bb9112c1"
-    assert report.usage == Usage()
-    assert report.cumulative == {"cost_usd": 1.0}  # what was counted must not be counted again
+    used = Usage(input_tokens=100, output_tokens=1)  # of the one request that was answered; its price is the list's
+    assert report.usage.model_copy(update={"cost_usd": 0.0}) == used
+    assert 0 < report.usage.cost_usd < 0.01
+    estimated = {"cost_usd": 1.0 + report.usage.cost_usd, "input_tokens": 100, "cached_tokens": 0, "output_tokens": 1}
+    assert report.cumulative == pytest.approx(estimated)  # what was counted must not be counted again
 
 
 def test_a_time_out() -> None:
     assert judge("sigterm", None).end == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "end"),
+    [("rate_limit", 429, "limited"), ("authentication_failed", 401, "login"), ("unknown", None, "timeout")],
+)
+def test_a_time_out_while_it_tries_again_is_what_it_tried_again_for(error: str, status: int | None, end: str) -> None:
+    reader = ClaudeReader(a_turn(AGENT))
+    reader.feed(json.dumps({"type": "system", "subtype": "api_retry", "error_status": status, "error": error}))
+    assert reader.report(None, "").end == end
+
+
+def test_a_refusal() -> None:
+    reader = ClaudeReader(a_turn(AGENT))
+    said = {"type": "result", "subtype": "success", "is_error": True, "stop_reason": "refusal", "result": "I cannot."}
+    reader.feed(json.dumps(said))
+    assert reader.report(1, "").end == "refused"
 
 
 def test_a_session_that_is_not_there() -> None:

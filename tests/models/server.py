@@ -18,11 +18,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 
+from tests.models.chat import Chat
+from tests.models.gemini import Gemini
 from tests.models.messages import Messages
 from tests.models.responses import Responses
 from tests.models.steps import Api, Json, Request, Scenario, Step
 
-APIS: Sequence[type[Api]] = (Messages, Responses)
+APIS: Sequence[type[Api]] = (Messages, Responses, Chat, Gemini)
 
 
 class ModelServer:
@@ -152,11 +154,26 @@ def clients(url: str, home: Path) -> dict[str, str]:
         "request_max_retries = 1\n"
         "stream_max_retries = 1\n"
     )
+    (home / ".config" / "opencode").mkdir(parents=True, exist_ok=True)
+    provider = {
+        "npm": "@ai-sdk/openai-compatible",
+        "options": {"baseURL": f"{url}/v1", "apiKey": "{env:OPENAI_API_KEY}"},
+        "models": {"deepseek-chat": {"variants": {"low": {"reasoningEffort": "low"}}}},
+    }
+    (home / ".config" / "opencode" / "opencode.json").write_text(json.dumps({"provider": {"test": provider}}))
+    (home / ".gemini").mkdir(exist_ok=True)
+    (home / ".gemini" / "settings.json").write_text('{"security": {"auth": {"selectedType": "gemini-api-key"}}}')
+    (home / ".qwen").mkdir(exist_ok=True)
+    auth = {"selectedType": "openai", "baseUrl": f"{url}/v1"}
+    (home / ".qwen" / "settings.json").write_text(json.dumps({"security": {"auth": auth}}))
     return {
         "HOME": str(home),
         "TMPDIR": str(home / "tmp"),
         "OPENAI_API_KEY": "sk-test",
         "ANTHROPIC_API_KEY": "sk-test",
         "ANTHROPIC_BASE_URL": url,
+        "GEMINI_API_KEY": "sk-test",
+        "GOOGLE_GEMINI_BASE_URL": url,
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
     }

@@ -40,6 +40,7 @@ STALE = f"the plan has changed: it is {PLAN[:12]} now; read it with the query `p
     ("now", "verb", "text", "why"),
     [
         (at(ended=True), "abandon", "", "the task has ended"),
+        (at(ended=True), "compact", "", "the task has ended"),
         (at(), "approve_plan", "", "no plan waits for approval"),
         (at(), "approve_plan", PLAN, "no plan waits for approval"),
         (at(), "reject_plan", "", "no plan waits for approval"),
@@ -109,6 +110,12 @@ def test_only_a_blocked_task_is_continued(now: Situation, text: str) -> None:
 @given(live, st.text(max_size=80))
 def test_a_live_task_can_always_be_abandoned(now: Situation, text: str) -> None:
     assert refusal(now, "abandon", text) is None
+
+
+@given(live, st.text(max_size=80))
+def test_a_session_can_always_be_summarised(now: Situation, text: str) -> None:
+    """Also while the task is paused or blocked: it is done before the next turn."""
+    assert refusal(now, "compact", text) is None
 
 
 def test_a_situation_is_a_value() -> None:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import activities.contracts
 import workflows.contracts
-from activities.contracts import TurnInput, TurnResult, Usage
+from activities.contracts import TurnCaps, TurnInput, TurnResult, Usage, quota_id
 from activities.settings import (
     TAIL,
     Agent,
@@ -25,7 +25,19 @@ from activities.settings import (
     explain,
     tail,
 )
-from workflows.contracts import BlockedReason, MergeAnswer, Outcome, QueueState, Seconds, Stage, TaskResult, TaskStatus
+from workflows.contracts import (
+    BlockedReason,
+    CostLine,
+    LeaseNote,
+    MergeAnswer,
+    Outcome,
+    QueueState,
+    Seconds,
+    Stage,
+    TaskResult,
+    TaskStatus,
+    TurnRecord,
+)
 
 LEAST: dict[str, Any] = {"repo": "/src/app", "title": "Fix login redirect"}
 SECRET = "hunter2-hunter2"
@@ -56,6 +68,7 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
             "runtime": "claude-code",
             "model": None,
             "reasoning": None,
+            "account": None,
             "command": [],
             "max_turns": 50,
             "turn_timeout_minutes": 60,
@@ -63,6 +76,8 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
             "env": {},
             "prompts": [],
         },
+        "fallbacks": [],
+        "compactor": None,
         "reviewers": [],
         "resolver": None,
         "gates": [],
@@ -74,7 +89,12 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
             "max_gate_failures": 5,
             "max_merge_attempts": 5,
             "max_cost_usd": None,
+            "max_tokens": None,
             "max_agent_minutes": None,
+            "max_fixup_turns": 20,
+            "max_fixup_cost_usd": 1,
+            "max_limit_wait_minutes": 10,
+            "max_cost_usd_per_day": None,
         },
         "delivery": {"kind": "merge", "strategy": "merge"},
         "on_blocked": "wait",
@@ -117,9 +137,11 @@ def test_what_is_written_is_read_again() -> None:
     task = TaskInput(
         **LEAST,
         agent="codex:gpt-5.5:medium",
+        fallbacks=["claude-code:opus", {"runtime": "codex", "account": "openai/work"}],
+        compactor="claude-code:haiku",
         reviewers=["claude-code", {"runtime": "command", "command": ["./review.sh"]}],
         gates=[{"name": "test", "command": "make test"}],
-        limits={"max_cost_usd": 2.5},
+        limits={"max_cost_usd": 2.5, "max_tokens": 10_000, "max_cost_usd_per_day": 50},
     )
     assert TaskInput.model_validate_json(task.model_dump_json()) == task
 
@@ -137,6 +159,14 @@ def test_the_result_has_the_documented_fields() -> None:
 def test_the_status_has_the_results_figures_so_far() -> None:
     assert fields(TaskResult) <= fields(TaskStatus)
     assert {"stage", "waiting_for", "next_command", "said"} <= fields(TaskStatus)
+    assert {"usage", "costs", "warnings", "agent", "run_folder"} <= fields(TaskStatus)
+
+
+def test_a_turns_record_and_a_line_of_the_costs_have_the_documented_fields() -> None:
+    assert fields(TurnRecord) == {
+        *("turn", "role", "agent", "runtime", "model", "account", "end", "usage", "seconds", "attempts", "ended")
+    }
+    assert fields(CostLine) == {"runtime", "model", "turns", "attempts", "usage", "seconds"}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +176,8 @@ def test_the_status_has_the_results_figures_so_far() -> None:
         TaskStatus(task_id="task-42", title="Fix login", stage=Stage.PREPARE),
         MergeAnswer(op="a", kind="landed"),
         QueueState(repo="/src/app", target="refs/heads/main"),
+        LeaseNote(quota="anthropic/default", lease="a", text="a free slot"),
+        TurnCaps(),
         TurnResult(end="done"),
     ],
     ids=lambda begun: type(begun).__name__,
@@ -164,16 +196,21 @@ def test_what_users_filter_by_is_called_as_documented() -> None:
     ]
     assert [reason.value for reason in BlockedReason] == [
         *("stuck", "needs follow-up", "gates red", "review rounds used up", "no reviewer gave a verdict"),
-        *("merge attempts used up", "login missing", "agent failed", "budget used up", "plan not approved in time"),
-        "our own trouble",
+        *("merge attempts used up", "login missing", "the model will not do it", "agent failed"),
+        *("gates cannot pass on this machine", "budget used up", "plan not approved in time", "our own trouble"),
     ]
 
 
 def test_usage_adds_up() -> None:
-    one = Usage(cost_usd=1.5, input_tokens=10, cached_tokens=7, output_tokens=3)
-    other = Usage(cost_usd=0.25, input_tokens=5, cached_tokens=2, output_tokens=1)
-    assert one + other == Usage(cost_usd=1.75, input_tokens=15, cached_tokens=9, output_tokens=4)
+    one = Usage(cost_usd=1.5, input_tokens=10, cached_tokens=7, output_tokens=3, unpriced_tokens=2)
+    other = Usage(cost_usd=0.25, input_tokens=5, cached_tokens=2, output_tokens=1, unpriced_tokens=6)
+    assert one + other == Usage(cost_usd=1.75, input_tokens=15, cached_tokens=9, output_tokens=4, unpriced_tokens=8)
     assert one + Usage() == one
+    assert one.tokens == 13
+
+
+def test_the_workflow_id_of_a_quota_is_the_documented_one() -> None:
+    assert quota_id("anthropic/default") == "quota/anthropic/default"
 
 
 # --- the short form of an agent ----------------------------------------------------------------------
@@ -190,9 +227,10 @@ def test_usage_adds_up() -> None:
     ],
 )
 def test_short_form(short: str, long: dict[str, Any]) -> None:
-    task = TaskInput(**LEAST, agent=short, reviewers=[short, long], resolver=short)
-    assert task.agent == task.resolver == AgentSpec(**long)
-    assert task.reviewers == [task.agent, task.agent]
+    both = [short, long]
+    task = TaskInput(**LEAST, agent=short, fallbacks=both, compactor=short, reviewers=both, resolver=short)
+    assert task.agent == task.resolver == task.compactor == AgentSpec(**long)
+    assert task.reviewers == task.fallbacks == [task.agent, task.agent]
 
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-./", min_size=1)
@@ -217,6 +255,11 @@ def test_labels() -> None:
     assert AgentSpec(runtime="codex", model="gpt-5.5", reasoning="high").label() == "codex (gpt-5.5)"
 
 
+@pytest.mark.parametrize("account", ["work", "anthropic/work", "a.b-c_1/X"])
+def test_an_account_is_named_alone_or_with_its_vendor(account: str) -> None:
+    assert AgentSpec(account=account).account == account
+
+
 # --- refusals ----------------------------------------------------------------------------------------
 
 
@@ -233,6 +276,8 @@ def test_a_missing_field_is_named(name: str) -> None:
         ({"agent": {"modle": 1}}, "agent.modle"),
         ({"agent": {"runtime": "codex", "timeout": 1}}, "agent.timeout"),
         ({"reviewers": ["codex", {"modle": 1}]}, "reviewers.1.modle"),
+        ({"fallbacks": ["codex", {"modle": 1}]}, "fallbacks.1.modle"),
+        ({"compactor": {"modle": 1}}, "compactor.modle"),
         ({"resolver": {"modle": 1}}, "resolver.modle"),
         ({"gates": [{"name": "test", "command": "make", "timeout": 1}]}, "gates.0.timeout"),
         ({"limits": {"max_turns": 1}}, "limits.max_turns"),
@@ -263,6 +308,13 @@ def test_a_contract_cannot_be_changed() -> None:
         task.title = "another"  # type: ignore[misc]
 
 
+NUMBERS = (
+    *("max_cost_usd", "max_cost_usd_per_day", "max_fixup_cost_usd"),
+    *("max_agent_minutes", "max_limit_wait_minutes"),
+)
+"""Limits that need not be whole."""
+
+
 @pytest.mark.parametrize(
     ("given_input", "place"),
     [
@@ -286,14 +338,28 @@ def test_a_contract_cannot_be_changed() -> None:
         ({"agent": "command"}, "agent"),
         ({"agent": {"runtime": "command"}}, "agent"),
         ({"agent": {"runtime": "codex", "command": ["x"]}}, "agent"),
+        *[
+            ({"agent": {"account": account}}, "agent.account")
+            for account in ("", "/", "a/", "/b", "a/b/c", "a b", "a\n")
+        ],
         ({"reviewers": "codex"}, "reviewers"),
+        ({"fallbacks": "codex"}, "fallbacks"),
+        ({"fallbacks": ["command"]}, "fallbacks.0"),
+        ({"compactor": ":opus"}, "compactor"),
         ({"limits": {"max_working_resumes": -1}}, "limits.max_working_resumes"),
         ({"limits": {"max_needs_followups": -1}}, "limits.max_needs_followups"),
         ({"limits": {"max_review_rounds": 0}}, "limits.max_review_rounds"),
         ({"limits": {"max_gate_failures": 0}}, "limits.max_gate_failures"),
         ({"limits": {"max_merge_attempts": 0}}, "limits.max_merge_attempts"),
         ({"limits": {"max_cost_usd": 0}}, "limits.max_cost_usd"),
+        ({"limits": {"max_tokens": 0}}, "limits.max_tokens"),
+        ({"limits": {"max_tokens": 1.5}}, "limits.max_tokens"),
         ({"limits": {"max_agent_minutes": 0}}, "limits.max_agent_minutes"),
+        ({"limits": {"max_fixup_turns": 0}}, "limits.max_fixup_turns"),
+        ({"limits": {"max_fixup_cost_usd": 0}}, "limits.max_fixup_cost_usd"),
+        ({"limits": {"max_limit_wait_minutes": -1}}, "limits.max_limit_wait_minutes"),
+        ({"limits": {"max_cost_usd_per_day": 0}}, "limits.max_cost_usd_per_day"),
+        *[({"limits": {field: float("nan")}}, f"limits.{field}") for field in NUMBERS],
         ({"delivery": {"kind": "pull-request"}}, "delivery.kind"),
         ({"delivery": {"strategy": "octopus"}}, "delivery.strategy"),
         ({"on_blocked": "panic"}, "on_blocked"),
@@ -315,7 +381,9 @@ def test_the_least_that_is_allowed() -> None:
         "gates": [{"name": "a", "command": "x", "timeout_seconds": 0.01}],
         "limits": {
             **{"max_working_resumes": 0, "max_needs_followups": 0, "max_review_rounds": 1, "max_gate_failures": 1},
-            **{"max_merge_attempts": 1, "max_cost_usd": 0.01, "max_agent_minutes": 0.01},
+            **{"max_merge_attempts": 1, "max_cost_usd": 0.01, "max_tokens": 1, "max_agent_minutes": 0.01},
+            **{"max_fixup_turns": 1, "max_fixup_cost_usd": 0.01, "max_limit_wait_minutes": 0},
+            "max_cost_usd_per_day": 0.01,
         },
         "plan_timeout_hours": 0.01,
     }
@@ -356,7 +424,8 @@ def test_an_input_that_is_no_object_is_refused(given_input: Any) -> None:
 PLACES: list[tuple[str | int, ...]] = [
     *[(name,) for name in TaskInput.model_fields],
     *[("agent", name) for name in AgentSpec.model_fields],
-    *[("reviewers", 0, name) for name in AgentSpec.model_fields],
+    *[(place, 0, name) for place in ("reviewers", "fallbacks") for name in AgentSpec.model_fields],
+    *[("compactor", name) for name in AgentSpec.model_fields],
     *[("gates", 0, name) for name in GateSpec.model_fields],
     *[("limits", name) for name in Limits.model_fields],
     *[("delivery", name) for name in Delivery.model_fields],
@@ -413,6 +482,7 @@ def test_a_short_form_names_a_runtime(short: str) -> None:
         ("agent", "idle_timeout_minutes"),
         ("gates", 0, "timeout_seconds"),
         ("plan_timeout_hours",),
+        ("limits", "max_limit_wait_minutes"),
     ],
 )
 def test_a_time_that_no_timer_can_hold_is_refused(place: tuple[str | int, ...], length: float) -> None:
@@ -420,6 +490,17 @@ def test_a_time_that_no_timer_can_hold_is_refused(place: tuple[str | int, ...], 
     if "gates" in given_input:
         given_input["gates"][0] |= {"name": "test", "command": "make"}
     assert refusal({**LEAST, **given_input}).startswith(".".join(map(str, place)) + ": ")
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+def test_a_cap_without_an_end_is_refused_or_is_none_after_it_has_travelled(field: str) -> None:
+    """JSON has no word for it, and writes nothing instead."""
+    try:
+        limits = Limits(**{field: float("inf")})
+    except ValidationError as error:
+        assert explain(error).startswith(f"{field}: ")
+    else:
+        assert getattr(Limits.model_validate_json(limits.model_dump_json()), field) is None
 
 
 # --- small by construction ---------------------------------------------------------------------------

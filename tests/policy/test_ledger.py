@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from activities.contracts import TurnEnd, TurnResult, Usage
 from activities.settings import AgentSpec, Role
-from workflows.contracts import Seconds, TurnRecord
+from workflows.contracts import CostLine, Seconds, TurnRecord
 from workflows.ledger import Ledger
 
 AGENT = AgentSpec(runtime="codex", model="gpt-5.5")
-BUCKETS = {"planner": "agent", "executor": "agent", "reviewer": "review", "fixer": "fix", "resolver": "resolve"}
+OTHER = AgentSpec(runtime="claude-code", account="anthropic/work")
+BUCKETS = {
+    **{"planner": "agent", "executor": "agent", "compactor": "agent"},
+    **{"reviewer": "review", "fixer": "fix", "resolver": "resolve"},
+}
 
 roles = st.sampled_from(get_args(Role))
 seconds = st.floats(0, 10_000)
@@ -24,10 +28,21 @@ usages = st.builds(
     input_tokens=st.integers(0, 10**9),
     cached_tokens=st.integers(0, 10**9),
     output_tokens=st.integers(0, 10**9),
+    unpriced_tokens=st.integers(0, 10**9),
 )
 results = st.builds(
-    TurnResult, end=st.sampled_from(get_args(TurnEnd)), usage=usages, seconds=seconds, waited_seconds=seconds
+    TurnResult,
+    end=st.sampled_from(get_args(TurnEnd)),
+    usage=usages,
+    seconds=seconds,
+    waited_seconds=seconds,
+    model=st.sampled_from(["", "gpt-5.5", "opus"]),
 )
+agents = st.sampled_from([AGENT, OTHER])
+
+
+def took(ledger: Ledger, role: Role, result: TurnResult, agent: AgentSpec = AGENT, attempts: int = 1) -> None:
+    ledger.record(len(ledger.turns) + 1, role, agent, result, attempts, 1.7e9)
 
 
 def parts(found: Seconds) -> float:
@@ -38,51 +53,119 @@ def parts(found: Seconds) -> float:
 def test_a_turn_is_recorded_as_it_ended() -> None:
     ledger = Ledger()
     usage = Usage(cost_usd=0.5, input_tokens=10, cached_tokens=4, output_tokens=3)
-    ledger.record(7, "fixer", AGENT, TurnResult(end="timeout", usage=usage, seconds=12.5, waited_seconds=3.0))
+    result = TurnResult(end="timeout", usage=usage, seconds=12.5, waited_seconds=3.0)
+    agent = AgentSpec(runtime="codex", model="gpt-5.5", account="openai/work")
+    ledger.record(7, "fixer", agent, result, attempts=2, ended=1.7e9)
     assert ledger.turns == [
-        TurnRecord(turn=7, role="fixer", agent="codex (gpt-5.5)", end="timeout", usage=usage, seconds=12.5)
+        TurnRecord(
+            turn=7,
+            role="fixer",
+            agent="codex (gpt-5.5)",
+            runtime="codex",
+            model="gpt-5.5",
+            account="openai/work",
+            end="timeout",
+            usage=usage,
+            seconds=12.5,
+            attempts=2,
+            ended=1.7e9,
+        )
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "model"),
+    [
+        (None, "", ""),
+        ("opus", "", "opus"),
+        ("opus", "claude-opus-4-5", "claude-opus-4-5"),
+        (None, "gpt-5.5", "gpt-5.5"),
+    ],
+)
+def test_the_model_is_the_one_that_worked_else_the_one_that_was_asked_for(
+    asked: str | None, said: str, model: str
+) -> None:
+    ledger = Ledger()
+    took(ledger, "executor", TurnResult(end="done", model=said), AgentSpec(model=asked))
+    assert ledger.turns[0].model == model
 
 
 @pytest.mark.parametrize("role", get_args(Role))
 def test_every_role_has_its_own_time_and_waiting_is_nobodys(role: Role) -> None:
     ledger = Ledger(started=100.0)
-    ledger.record(1, role, AGENT, TurnResult(end="done", seconds=5.0, waited_seconds=2.0))
+    took(ledger, role, TurnResult(end="done", seconds=5.0, waited_seconds=2.0))
     expected: dict[str, Any] = {BUCKETS[role]: 5.0}
     assert ledger.seconds(110.0) == Seconds(**expected, waiting=2.0, own=3.0, total=10.0)
 
 
-def test_planning_and_working_are_one_agents_time() -> None:
+def test_planning_working_and_summarising_are_one_agents_time() -> None:
     ledger = Ledger(started=100.0)
     for role in get_args(Role):
-        ledger.record(1, role, AGENT, TurnResult(end="done", seconds=1.0))
-    assert ledger.seconds(105.0) == Seconds(agent=2.0, review=1.0, fix=1.0, resolve=1.0, total=5.0)
+        took(ledger, role, TurnResult(end="done", seconds=1.0))
+    assert ledger.seconds(106.0) == Seconds(agent=3.0, review=1.0, fix=1.0, resolve=1.0, total=6.0)
 
 
 @given(st.lists(st.tuples(roles, results), max_size=20))
 def test_usage_and_agents_time_are_the_sums_over_all_turns(given_turns: list[tuple[Role, TurnResult]]) -> None:
     """Whoever took them and however they ended: a failed turn costs money too. Waiting is no agent's time."""
     ledger = Ledger()
-    for number, (role, result) in enumerate(given_turns, 1):
-        ledger.record(number, role, AGENT, result)
+    for role, result in given_turns:
+        took(ledger, role, result)
     used = [result.usage for _, result in given_turns]
     assert ledger.usage.cost_usd == pytest.approx(sum(usage.cost_usd for usage in used))
     assert ledger.usage.input_tokens == sum(usage.input_tokens for usage in used)
     assert ledger.usage.cached_tokens == sum(usage.cached_tokens for usage in used)
     assert ledger.usage.output_tokens == sum(usage.output_tokens for usage in used)
-    assert ledger.tokens == ledger.usage.input_tokens + ledger.usage.output_tokens
+    assert ledger.usage.unpriced_tokens == sum(usage.unpriced_tokens for usage in used)
     assert ledger.agent_seconds == pytest.approx(sum(result.seconds for _, result in given_turns))
     assert [record.turn for record in ledger.turns] == list(range(1, len(given_turns) + 1))
 
 
-@pytest.mark.parametrize(
-    ("end", "count"),
-    [("done", 1), ("max_turns", 1), ("timeout", 1), ("failed", 1), ("limited", 0), ("login", 0), ("lost_session", 0)],
-)
-def test_a_refused_turn_is_none(end: TurnEnd, count: int) -> None:
+@pytest.mark.parametrize("end", get_args(TurnEnd))
+def test_a_refused_turn_is_none(end: TurnEnd) -> None:
     ledger = Ledger()
-    ledger.record(1, "executor", AGENT, TurnResult(end=end))
-    assert ledger.turn_count == count
+    took(ledger, "executor", TurnResult(end=end))
+    assert ledger.turn_count == (end not in ("limited", "credit", "login", "lost_session"))
+
+
+# --- costs -------------------------------------------------------------------------------------------
+
+
+def test_costs_are_told_by_runtime_and_model_in_the_order_of_their_first_turns() -> None:
+    ledger = Ledger()
+    usage = Usage(cost_usd=0.25, input_tokens=10, cached_tokens=4, output_tokens=3, unpriced_tokens=1)
+    result = TurnResult(end="done", usage=usage, seconds=1.5)
+    took(ledger, "executor", result)
+    took(ledger, "reviewer", result, OTHER)
+    took(ledger, "fixer", result.model_copy(update={"end": "limited"}), attempts=3)
+    took(ledger, "executor", result.model_copy(update={"model": "gpt-5.5-mini"}))
+    assert ledger.costs() == [
+        CostLine(runtime="codex", model="gpt-5.5", turns=2, attempts=4, usage=usage + usage, seconds=3.0),
+        CostLine(runtime="claude-code", model="", turns=1, attempts=1, usage=usage, seconds=1.5),
+        CostLine(runtime="codex", model="gpt-5.5-mini", turns=1, attempts=1, usage=usage, seconds=1.5),
+    ]
+
+
+def test_a_task_without_a_turn_has_cost_nothing() -> None:
+    assert Ledger().costs() == []
+
+
+@given(st.lists(st.tuples(roles, results, agents, st.integers(1, 3)), max_size=20))
+def test_the_costs_are_all_that_was_used(given_turns: list[tuple[Role, TurnResult, AgentSpec, int]]) -> None:
+    ledger = Ledger()
+    for role, result, agent, attempts in given_turns:
+        took(ledger, role, result, agent, attempts)
+    lines = ledger.costs()
+    total = sum((line.usage for line in lines), Usage())
+    assert total.cost_usd == pytest.approx(ledger.usage.cost_usd)
+    assert total.model_copy(update={"cost_usd": ledger.usage.cost_usd}) == ledger.usage
+    assert sum(line.turns for line in lines) == len(given_turns)
+    assert sum(line.attempts for line in lines) == sum(attempts for *_, attempts in given_turns)
+    assert sum(line.seconds for line in lines) == pytest.approx(ledger.agent_seconds, abs=0.02)
+    assert len({(line.runtime, line.model) for line in lines}) == len(lines)
+
+
+# --- seconds -----------------------------------------------------------------------------------------
 
 
 def test_seconds_of_one_kind_add_up() -> None:
@@ -103,7 +186,7 @@ def test_our_own_time_is_what_is_left_over_and_never_negative(
 ) -> None:
     ledger = Ledger(started=1.7e9)
     for role, result in given_turns:
-        ledger.record(1, role, AGENT, result)
+        took(ledger, role, result)
     found = ledger.seconds(1.7e9 + elapsed)
     measured = parts(found) - found.own
     assert found.total == pytest.approx(elapsed, abs=0.002)
@@ -118,5 +201,5 @@ def test_seconds_are_told_in_milliseconds() -> None:
 
 def test_two_tasks_share_nothing() -> None:
     one, other = Ledger(), Ledger()
-    one.record(1, "executor", AGENT, TurnResult(end="done", usage=Usage(cost_usd=1), seconds=1.0))
+    took(one, "executor", TurnResult(end="done", usage=Usage(cost_usd=1), seconds=1.0))
     assert (other.turns, other.usage, other.spent) == ([], Usage(), {})

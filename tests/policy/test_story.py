@@ -10,10 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt  # comes with rich
 
-from activities.contracts import Usage
+from activities.contracts import QuotaConfig, Usage
 from tests.policy.test_queue import candidate
-from workflows.contracts import Blocked, BlockedReason, QueueEntry, QueueStatus, Stage, TaskStatus, TurnRecord
-from workflows.story import queue_story, task_story
+from workflows.contracts import (
+    Blocked,
+    BlockedReason,
+    Lease,
+    LeaseRequest,
+    QueueEntry,
+    QueueStatus,
+    QuotaState,
+    Stage,
+    TaskStatus,
+    TurnRecord,
+)
+from workflows.story import queue_story, quota_story, task_story
 
 MARKDOWN = MarkdownIt("commonmark")
 NASTY = [
@@ -236,3 +247,112 @@ def test_no_text_of_others_changes_the_queues_story(title: str, reason: str) -> 
         return queue_story(queue_status(entries=entries))
 
     assert shape(story(f"t {title}", reason)) == shape(story("t", "r"))
+
+
+# --- a quota's story ---------------------------------------------------------------------------------
+
+NOON = 20_000.5 * 86_400
+"""Of the 4th of October 2024."""
+
+
+def quota(**more: Any) -> QuotaState:
+    fixed: dict[str, Any] = {"name": "anthropic/default", "config": QuotaConfig(slots=8), "day": 20_000}
+    return QuotaState(**(fixed | more))
+
+
+def leases(count: int, first: int = 1, what: str = "executor turn 3") -> list[Lease]:
+    numbers = range(first, first + count)
+    return [
+        Lease(request=LeaseRequest(lease=f"l-{number}", holder=f"task-{number}", what=what), since=NOON)
+        for number in numbers
+    ]
+
+
+def test_a_quota_that_nobody_uses() -> None:
+    assert quota_story(quota(), NOON) == "### anthropic/default\n\n0 of 8 slots · 0 wait · 0 refusals"
+
+
+def test_a_quota_without_a_number_of_slots_has_any() -> None:
+    assert "1 of any number of slots" in quota_story(quota(config=QuotaConfig(), leases=leases(1)), NOON)
+    assert "1 of 3 slots" in quota_story(quota(slots_override=3, leases=leases(1)), NOON)
+
+
+def test_the_days_money_is_told_where_it_is_capped() -> None:
+    capped = quota(config=QuotaConfig(slots=8, max_cost_usd_per_day=50), spent_today=12.345)
+    assert quota_story(capped, NOON).endswith("0 refusals · $12.35 of today's $50.00")
+    again = capped.model_copy(update={"days_granted": 2})
+    assert quota_story(again, NOON).endswith("of today's $100.00")
+    assert "$" not in quota_story(quota(spent_today=12.345), NOON)
+
+
+WHOLE_QUOTA = """\
+### anthropic/default
+
+1 of 8 slots · 2 wait · 3 refusals
+
+**anthropic/default is limited: 429 slow \\*down\\*** until 2024-10-04 12:10:00 UTC
+
+```
+temporal workflow signal -w 'quota/anthropic/default' --name wake
+```
+
+#### Turns
+
+- `task-1` executor turn 3
+
+#### Waiting
+
+- `task-2` executor turn 3
+- `task-3` executor turn 3"""
+
+
+def test_a_parked_quota_says_why_until_when_and_how_to_wake_it() -> None:
+    state = quota(
+        parked_until=NOON + 600, parked_for="429 slow *down*", refusals=3, leases=leases(1), waiting=leases(2, 2)
+    )
+    assert quota_story(state, NOON) == WHOLE_QUOTA
+
+
+def test_a_park_that_is_over_is_not_told() -> None:
+    story = quota_story(quota(parked_until=NOON, parked_for="429"), NOON)
+    assert "429" not in story
+    assert code(story) == []
+
+
+def test_a_held_quota_is_told_how_it_is_released_also_where_it_is_parked() -> None:
+    for parked_until in (None, NOON + 600):
+        story = quota_story(quota(held=True, parked_until=parked_until), NOON)
+        assert "held by an operator" in text(story)
+        assert "until" not in text(story)
+        assert code(story) == ["temporal workflow signal -w 'quota/anthropic/default' --name release"]
+
+
+def test_who_waits_for_a_slot_is_told_what_for() -> None:
+    story = quota_story(quota(config=QuotaConfig(slots=1), leases=leases(1), waiting=leases(1, 2)), NOON)
+    assert "a free slot of anthropic/default (1 turns run)" in text(story)
+    assert code(story) == []
+
+
+def test_money_that_is_spent_comes_again_at_midnight() -> None:
+    capped = QuotaConfig(slots=8, max_cost_usd_per_day=50)
+    story = quota_story(quota(config=capped, spent_today=50.0, waiting=leases(1)), NOON)
+    assert "**anthropic/default: $50.00 of today's $50.00 are spent** until 2024-10-05 00:00:00 UTC" in story
+
+
+@pytest.mark.parametrize(("count", "shown"), [(50, 50), (51, 51), (80, 51)])
+def test_at_most_fifty_of_those_who_work_or_wait_are_listed(count: int, shown: int) -> None:
+    for which in ("leases", "waiting"):
+        story = quota_story(quota(**{which: leases(count)}), NOON)
+        assert shape(story).count("list_item_open") == shown
+        assert (f"and {count - 50} more" in text(story)) == (count > 50)
+
+
+@given(foreign, foreign)
+def test_no_text_of_others_changes_a_quotas_story(reason: str, what: str) -> None:
+    def story(reason: str, what: str) -> str:
+        return quota_story(
+            quota(parked_until=NOON + 600, parked_for=reason, leases=leases(2, what=what), waiting=leases(2, 3, what)),
+            NOON,
+        )
+
+    assert shape(story(reason, f"t {what}")) == shape(story("r", "t"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Verb = Literal[
-    "approve_plan", "reject_plan", "send_message", "pause", "resume", "continue_task", "abandon"
+    "approve_plan", "reject_plan", "send_message", "pause", "resume", "continue_task", "compact", "abandon"
 ]  # fmt: skip
 
 MAX_TEXT = 16_000

@@ -1,25 +1,30 @@
 """The turn loop: what comes after a turn of an agent that changes code.
 
-Rules, and where they come from (FEATURES A3-A5, B3, B5, B7, B8):
+Rules, and where they come from (FEATURES A3-A5, B3, B5-B9, B12):
 
 * A signal counts, nothing else does: *complete* leads to verification, *needs follow-up* to one targeted prompt.
 * An agent that ends its turn without a signal, at its CLI's turn limit or at a time-out is resumed, at most
   `max_working_resumes` times; then it gets one nudge to wrap up; then it is stuck.
-* A limit is waited for: until the stated time, else 30 s, 60 s, 120 s ... It uses up nothing.
+* A limit is waited for: until the stated time, else 30 s, 60 s, 120 s ... It uses up nothing. Where the wait is longer
+  than `max_limit_wait_minutes`, or there is no credit, the next of `fallbacks` takes over; without one it waits.
+* A turn that was ended because its share of the money was used up goes on in its session: whether the task may spend
+  more is looked at before each turn.
 * A session that cannot be resumed starts cold, and so does a CLI that died before it had one: at most five times in
-  a row, then it blocks. Neither uses up a try of the next rule.
-* Other failures are tried again in the same session; three in a row block.
+  a row. A session that has become too long is summarised, and a new one starts from the summary.
+* Other failures are tried again in the same session. Three in a row: the session is summarised once; three more: the
+  next fallback, else it blocks. The same failure twice in a row: the next fallback at once, if there is one.
+* A missing login and a second refusal in a row: the next fallback, else it blocks.
 * One good turn sets the failure counters back.
 
 Invariants: counters of working turns never grow on a limit or a failure; the loop ends: every endless sequence of
-turns that makes no signal leads to Block, unless it is limits alone.
+turns that makes no signal leads to Block, unless it is limits or budgets alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from activities.contracts import Ask, TurnResult
+from activities.contracts import Ask, TurnEnd, TurnResult
 from activities.settings import Limits
 from workflows.contracts import BlockedReason
 
@@ -40,6 +45,10 @@ class Counters:
     cold_starts: int = 0
     failures: int = 0
     limits: int = 0
+    last: TurnEnd = "done"
+    """How the last turn failed; `done` when it did not."""
+    compacted: bool = False
+    """The session was summarised since the last good turn."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +68,25 @@ class Again:
 
 @dataclass(frozen=True)
 class Wait:
-    """The same turn again, this many seconds later."""
+    """The same turn again, this many seconds later; where the agent has an account, when its quota says so."""
 
     seconds: float
     stated: bool
     """The provider said when; else it is our back-off."""
+
+
+@dataclass(frozen=True)
+class Compact:
+    """Summarise the session; a new one starts from the summary."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """The next of `fallbacks` takes over, in a session of its own, on the same worktree."""
+
+    why: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +95,7 @@ class Block:
     text: str
 
 
-Decision = Verify | Again | Wait | Block
+Decision = Verify | Again | Wait | Compact | HandOver | Block
 
 
 def backoff(count: int, jitter: float) -> float:
@@ -88,24 +111,62 @@ def wait_for_limit(counters: Counters, result: TurnResult, jitter: float) -> tup
     return waited, Wait(backoff(counters.limits, jitter), stated=False)
 
 
-def after_failure(counters: Counters, result: TurnResult) -> tuple[Counters, Again | Block]:
-    """For turns that ended as `lost_session`, `login` or `failed`, of any role."""
-    if result.end == "login":
-        return counters, Block(BlockedReason.LOGIN, _evidence(result))
+def too_long(counters: Counters, result: TurnResult, limits: Limits) -> bool:
+    """Whether a fallback, if there is one, is better than to wait for this limit."""
+    if result.end == "credit":
+        return True
+    wait = result.retry_after_seconds
+    if wait is None:
+        wait = sum(backoff(count, 0) for count in range(counters.limits + 1))
+    return wait > limits.max_limit_wait_minutes * 60
+
+
+def after_failure(counters: Counters, result: TurnResult, fallback: bool) -> tuple[Counters, Decision]:
+    """For turns that ended as none that is good, and as no limit, of any role."""
+    repeated = counters.last == result.end
+    evidence = _evidence(result)
+    now = replace(counters, last=result.end)
+
+    def escalated(reason: BlockedReason) -> Decision:
+        return HandOver(evidence) if fallback else Block(reason, evidence)
+
+    match result.end:
+        case "login":
+            return now, escalated(BlockedReason.LOGIN)
+        case "context_full" if not counters.compacted:
+            return replace(now, compacted=True), Compact(evidence)
+        case "context_full":
+            return now, escalated(BlockedReason.AGENT_FAILED)
+        case "refused" if not repeated:
+            return now, Again("takeover", f"the model would not go on: {evidence}", cold=True)
+        case "refused":
+            return now, escalated(BlockedReason.REFUSED)
     cold = result.end == "lost_session" or result.session is None
-    now = replace(counters, failures=counters.failures + (not cold), cold_starts=counters.cold_starts + cold)
-    if now.failures >= MAX_FAILURES or now.cold_starts > MAX_COLD_STARTS:
-        return now, Block(BlockedReason.AGENT_FAILED, _evidence(result))
+    now = replace(now, failures=counters.failures + (not cold), cold_starts=counters.cold_starts + cold)
+    if now.cold_starts > MAX_COLD_STARTS:
+        return now, escalated(BlockedReason.AGENT_FAILED)
+    if repeated and fallback and result.end != "lost_session":
+        return now, HandOver(evidence)
+    if now.failures >= MAX_FAILURES:
+        if not counters.compacted:
+            return replace(now, failures=0, compacted=True), Compact(evidence)
+        return now, escalated(BlockedReason.AGENT_FAILED)
     return now, Again("resume", cold=cold)
 
 
-def after_turn(counters: Counters, result: TurnResult, limits: Limits, jitter: float) -> tuple[Counters, Decision]:
-    """What to do after a turn of a planner's, executor's, fixer's or resolver's."""
-    if result.end == "limited":
+def after_turn(
+    counters: Counters, result: TurnResult, limits: Limits, jitter: float, fallback: bool = False
+) -> tuple[Counters, Decision]:
+    """What to do after a turn of a planner's, executor's, fixer's or resolver's. `fallback`: there is another agent."""
+    if result.end in ("limited", "credit"):
+        if fallback and too_long(counters, result, limits):
+            return counters, HandOver(_evidence(result))
         return wait_for_limit(counters, result, jitter)
-    if result.end in ("login", "lost_session", "failed"):
-        return after_failure(counters, result)
-    good = replace(counters, cold_starts=0, failures=0, limits=0)
+    if result.end == "budget":
+        return counters, Again("resume", result.reason)
+    if result.end not in ("done", "max_turns", "timeout"):
+        return after_failure(counters, result, fallback)
+    good = replace(counters, cold_starts=0, failures=0, limits=0, last="done", compacted=False)
     if result.end == "done" and result.signal == "complete":
         return good, Verify()
     if result.end == "done" and result.signal == "needs_followup":

@@ -1,0 +1,440 @@
+"""`starter.py doctor`: whether this host has what tasks need, and whether the agent CLIs answer; a line for each check.
+
+* A probe is one short turn of the real CLI with the environment that a task's agent has, in an empty repository of its
+  own. It costs what a turn costs, and leaves what the CLI keeps of any session. One after the other: they are paid.
+* It is the host's user who is logged in: run it as the worker's user, with the worker's environment.
+* Needed are Temporal, git, room on the disk, a readable configuration, and one runtime; all else can wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceRequest,
+    DescribeTaskQueueRequest,
+    GetSystemInfoRequest,
+)
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities import process
+from activities.agents import RUNTIMES, runtime
+from activities.agents.base import Report, Runtime, Turn, last_words, one_line
+from activities.config import CONFIG_FILE, DEFAULT, BadConfig, Config, agent_environment, load
+from activities.drive import Caps, drive
+from activities.faults.agent import fault
+from activities.settings import AgentSpec, Model
+from service.connect import connect, connect_config
+
+GIT = (2, 38)
+"""The first with `merge-tree --write-tree` and `cat-file --batch -z`."""
+DISK_LOW, DISK_FULL = 5 * 10**9, 500 * 10**6
+"""Bytes: a warning below the first, an error below the second."""
+VERSION_SECONDS = 20.0
+RPC_SECONDS = timedelta(seconds=10)
+POLLED_SECONDS = 90
+"""A worker asks for work at least every minute; the server remembers one for five that is gone."""
+PROMPT = "Reply with the one word OK."
+
+State = Literal["ok", "warning", "error", "absent"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to look at."""
+
+    runtimes: Sequence[str]
+    home: Path
+    task_queue: str
+    model: str | None = None
+    probe: bool = True
+    address: str | None = None
+    namespace: str | None = None
+    timeout_seconds: float = 60.0
+    """Of a probe."""
+
+
+class Finding(Model):
+    """One line: what there is, and what to do about it."""
+
+    name: str
+    state: State
+    text: str
+    remedy: str = ""
+
+
+class RuntimeFinding(Finding):
+    """None: not known."""
+
+    runtime: str
+    account: str | None = None
+    """`vendor/name` of the configuration; none: whatever the CLI finds."""
+    installed: bool = True
+    version: str | None = None
+    logged_in: bool | None = None
+    answering: bool | None = None
+    end: str | None = None
+    """Of the probe's turn."""
+    seconds: float | None = None
+    cost_usd: float | None = None
+    tokens: int = 0
+
+
+Check = Callable[[], Awaitable[list[Finding]]]
+
+
+async def doctor(asked: Asked, console: Console, as_json: bool = False) -> bool:
+    """Shows each line as soon as it is known, or all as one JSON list. True when all that is needed works."""
+    config, about_config = _config(asked.home)
+    checks = list(_checks(asked, config, about_config))
+    width = max(len(name) for name, _ in checks)
+    found: list[Finding] = []
+    for name, check in checks:
+        with _busy(console, f"{name} …") if not as_json else nullcontext():
+            news = await check()
+        found += news
+        if not as_json:
+            for finding in news:
+                console.print(_line(finding, width, console), soft_wrap=True)
+    lacking = what_is_missing(found)
+    if as_json:
+        console.print(json.dumps([finding.model_dump() for finding in found], indent=1), markup=False, soft_wrap=True)
+    else:
+        console.print()
+        console.print(_summary(found, lacking), soft_wrap=True)
+    return not lacking
+
+
+def what_is_missing(found: Sequence[Finding]) -> list[str]:
+    """What stands against running tasks here; empty when nothing does."""
+    lacking = [one.name for one in found if one.state == "error" and not isinstance(one, RuntimeFinding)]
+    if not any(one.state == "ok" for one in found if isinstance(one, RuntimeFinding)):
+        lacking.append("a working agent CLI")
+    return lacking
+
+
+def _checks(asked: Asked, config: Config | None, about_config: Finding) -> Iterator[tuple[str, Check]]:
+    async def host() -> list[Finding]:
+        return [
+            Finding(name="python", state="ok", text=platform.python_version()),
+            git(),
+            disk(asked.home),
+            sandbox(),
+            about_config,
+        ]
+
+    yield "host", host
+    yield "temporal", lambda: temporal(asked)
+    for name in asked.runtimes:
+        found = runtime(name)
+        for agent in _agents(found, asked.model, config):
+            label = f"{name} ({agent.account})" if agent.account else name
+            yield label, _Patient(asked, config, found, agent, label).examine
+
+
+# --- the host ------------------------------------------------------------------------------------
+
+
+def git() -> Finding:
+    wanted = ".".join(map(str, GIT))
+    try:
+        said = subprocess.run(
+            ["git", "--version"], capture_output=True, text=True, errors="replace", timeout=VERSION_SECONDS, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        text = "not installed" if isinstance(error, FileNotFoundError) else f"does not run ({error})"
+        return Finding(name="git", state="error", text=text, remedy=f"install git {wanted} or newer")
+    version = re.search(r"(\d+)\.(\d+)\S*", said)
+    if version and (int(version[1]), int(version[2])) >= GIT:
+        return Finding(name="git", state="ok", text=version[0])
+    text = f"{version[0] if version else one_line(said, 40)} is too old"
+    return Finding(name="git", state="error", text=text, remedy=f"install git {wanted} or newer")
+
+
+def disk(home: Path) -> Finding:
+    """Of the file system that the data folder is in, or will be."""
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    text = f"{free / 1e9:.1f} GB free for {home}"
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        remedy = "choose another folder with --home or MERGEWRIGHT_HOME, or correct its owner"
+        return Finding(name="disk", state="error", text=f"{there} cannot be written to", remedy=remedy)
+    remedy = "" if free >= DISK_LOW else "free some space, or move the data folder with --home or MERGEWRIGHT_HOME"
+    state: State = "ok" if free >= DISK_LOW else "warning" if free >= DISK_FULL else "error"
+    return Finding(name="disk", state=state, text=text, remedy=remedy)
+
+
+def sandbox() -> Finding:
+    if process.has_namespaces():
+        return Finding(name="sandbox", state="ok", text="bubblewrap works")
+    if os.environ.get("MERGEWRIGHT_NO_NAMESPACE"):
+        text, remedy = "switched off by MERGEWRIGHT_NO_NAMESPACE", "unset it"
+    elif shutil.which("bwrap") is None:
+        text, remedy = "bubblewrap is missing", "apt-get install bubblewrap"
+    else:
+        text = "bubblewrap is refused"
+        remedy = "allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)"
+    return Finding(name="sandbox", state="warning", text=text, remedy=remedy)
+
+
+def _config(home: Path) -> tuple[Config | None, Finding]:
+    """None when no task could start with it."""
+    try:
+        config = load(home)
+    except BadConfig as problem:
+        return None, Finding(name="config", state="error", text=one_line(problem, 400), remedy="correct the file")
+    if not config.accounts:
+        text = f"no accounts in {home / CONFIG_FILE}: each CLI uses what it finds"
+    else:
+        text = f"{home / CONFIG_FILE}: {', '.join(config.accounts)}"
+    return config, Finding(name="config", state="ok", text=text)
+
+
+# --- Temporal ------------------------------------------------------------------------------------
+
+
+async def temporal(asked: Asked) -> list[Finding]:
+    """The server and, if it is there, its workers."""
+    address = connect_config(asked.address, asked.namespace)["target_host"]
+
+    def broken(text: str, remedy: str) -> list[Finding]:
+        return [Finding(name="temporal", state="error", text=text, remedy=remedy)]
+
+    try:
+        async with asyncio.timeout(RPC_SECONDS.total_seconds()):
+            client = await connect(asked.address, asked.namespace)
+        service = client.workflow_service
+        system = await service.get_system_info(GetSystemInfoRequest(), timeout=RPC_SECONDS)
+        await service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace), timeout=RPC_SECONDS)
+        worker = await _worker(client, asked.task_queue)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            remedy = f"temporal operator namespace create --address {address} -n {client.namespace}"
+            return broken(f"no namespace {client.namespace} at {address}", remedy)
+        return broken(f"{address}: {one_line(error.message, 100)}", "check the address, the namespace and the API key")
+    except (RuntimeError, TimeoutError):
+        return broken(f"no server at {address}", "start one with `python worker.py --dev`, or name another --address")
+    text = f"{system.server_version} at {address}, namespace {client.namespace}"
+    return [Finding(name="temporal", state="ok", text=text), worker]
+
+
+async def _worker(client: Client, task_queue: str) -> Finding:
+    found = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=task_queue),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        ),
+        timeout=RPC_SECONDS,
+    )
+    ago = {poller.identity: time.time() - poller.last_access_time.ToSeconds() for poller in found.pollers}
+    there = [identity for identity, seconds in ago.items() if seconds < POLLED_SECONDS]
+    if there:
+        return Finding(name="worker", state="ok", text=f"{', '.join(there)} on task queue {task_queue}")
+    text = f"none on task queue {task_queue}"
+    return Finding(name="worker", state="warning", text=text, remedy="start one with `python worker.py`")
+
+
+# --- runtimes ------------------------------------------------------------------------------------
+
+
+def probed() -> list[str]:
+    """The runtimes that can be asked: not `command`, whose program only a task names."""
+    return [name for name, found in RUNTIMES.items() if found.program]
+
+
+def _agents(found: Runtime, model: str | None, config: Config | None) -> list[AgentSpec]:
+    """One for each account that the configuration has at the runtime's vendor; else one that names none."""
+    plain = AgentSpec(runtime=found.name, model=model, max_turns=1)
+    vendor = found.vendor(plain)
+    names = [name if "/" in name else f"{name}/{DEFAULT}" for name in (config.accounts if config else ())]
+    accounts = [name for name in dict.fromkeys(names) if vendor and name.startswith(f"{vendor}/")]
+    return [plain.model_copy(update={"account": account}) for account in accounts] or [plain]
+
+
+class _Broken(Exception):
+    """The program is there and does not run; one line."""
+
+
+class _Patient:
+    """One runtime on one account."""
+
+    def __init__(self, asked: Asked, config: Config | None, found: Runtime, agent: AgentSpec, label: str) -> None:
+        self._asked, self._config, self._runtime, self._agent, self._label = asked, config, found, agent, label
+        self._known: dict[str, object] = {}
+        """Fields of the finding so far."""
+
+    async def examine(self) -> list[Finding]:
+        with tempfile.TemporaryDirectory(prefix="mergewright-doctor-", ignore_cleanup_errors=True) as folder:
+            return [await self._examine(Path(folder))]
+
+    def _finding(self, state: State, text: str, remedy: str = "", **more: object) -> Finding:
+        given = {"runtime": self._runtime.name, "account": self._agent.account, **self._known, **more}
+        return RuntimeFinding.model_validate(
+            {"name": self._label, "state": state, "text": text, "remedy": remedy, **given}
+        )
+
+    async def _examine(self, folder: Path) -> Finding:
+        found, config = self._runtime, self._config or Config()
+        if shutil.which(found.program) is None:
+            return self._finding("absent", "not installed", found.install, installed=False)
+        try:
+            env = agent_environment(found, config.account(self._agent.account or ""), os.environ)
+        except BadConfig as problem:
+            return self._finding("error", one_line(problem))
+        if unfit := found.problem(self._agent, env):
+            return self._finding("error", unfit)
+        env["TMPDIR"] = str(folder)
+        try:
+            self._known["version"] = await self._version(folder, env)
+            if self._config is None or not self._asked.probe:
+                return self._finding("ok", "installed, not asked")
+            report, seconds = await self._ask(folder, env)
+        except (_Broken, process.CannotStart, process.Busy, process.Interrupted, OSError) as problem:
+            return self._finding("error", one_line(f"does not run: {problem}"), f"reinstall it: {found.install}")
+        return self._judge(report, seconds)
+
+    async def _run(self, argv: list[str], folder: Path, env: dict[str, str]) -> str:
+        """What it printed. Raises _Broken if it fails or takes long, and what `process.run` does."""
+        out, err = folder / "stdout", folder / "stderr"
+        ended = await process.run(
+            process.Command(argv, folder, env),
+            stdout=out,
+            stderr=err,
+            lock=folder / "lock",
+            wall_seconds=VERSION_SECONDS,
+        )
+        if ended.exit_code != 0:
+            how = f"exit {ended.exit_code}" if ended.by == "exit" else f"no end within {VERSION_SECONDS:g} s"
+            said = last_words(err.read_text(errors="replace"), 200)
+            raise _Broken(f"{' '.join(argv[:2])}: {how}" + (f": {said}" if said else ""))
+        return out.read_text(errors="replace")
+
+    async def _version(self, folder: Path, env: dict[str, str]) -> str:
+        said = await self._run([self._runtime.program, "--version"], folder, env)
+        number = re.search(r"\d+\.\d+[\w.+-]*", said)
+        return number[0] if number else one_line(said, 40) or "version unknown"
+
+    async def _ask(self, folder: Path, env: dict[str, str]) -> tuple[Report, float]:
+        repository, log = folder / "repository", folder / "turn"
+        log.mkdir()
+        await self._run(["git", "init", "-q", "--template=", str(repository)], folder, env)
+        turn = Turn(
+            agent=self._agent,
+            role="executor",
+            task_id="doctor",
+            number=1,
+            prompt=PROMPT,
+            system="",
+            session=None,
+            new_session=str(uuid.uuid4()),
+            folder=log,
+            env=env,
+        )
+        limit = self._asked.timeout_seconds
+        caps = Caps(wall_seconds=limit, idle_seconds=math.inf, retry_seconds=math.inf)
+        return await drive(self._runtime, turn, repository, caps, folder / "lock")
+
+    def _judge(self, report: Report, seconds: float) -> Finding:
+        used = report.usage
+        answering = report.end == "done" and bool(report.text.strip())
+        self._known |= {
+            "logged_in": _LOGGED_IN.get(report.end),
+            "answering": answering,
+            "end": report.end,
+            "seconds": round(seconds, 1),
+            "tokens": used.tokens,
+            "cost_usd": None if used.unpriced_tokens else used.cost_usd,
+        }
+        if answering:
+            return self._finding("ok", f"answers in {seconds:.1f} s, {_cost(used.cost_usd, used.unpriced_tokens)}")
+        reason = one_line(report.reason, 120)
+        match report.end:
+            case "done":
+                return self._finding("error", "ended its turn without a word", f"try it by hand: {self._by_hand}")
+            case "login" | "credit" as end:
+                text = "not logged in" if end == "login" else "out of credit"
+                return self._finding("error", f"{text} ({reason})", self._runtime.login)
+            case "limited":
+                row = fault(report.reason)
+                name = row.name if row and row.end == "limited" else "limited"
+                return self._finding("error", f"{name} ({reason})", _when(name, report.retry_after_seconds))
+            case "timeout":
+                text = f"no answer within {self._asked.timeout_seconds:g} s"
+                return self._finding("error", text, f"give it more --timeout, or try it by hand: {self._by_hand}")
+        return self._finding("error", f"{report.end} ({reason})", f"try it by hand: {self._by_hand}")
+
+    @property
+    def _by_hand(self) -> str:
+        return f"`{self._runtime.program}`"
+
+
+_LOGGED_IN = {"login": False, "credit": False} | dict.fromkeys(("done", "max_turns", "refused", "context_full"), True)
+"""By the end of a probe; of any other end it is not known."""
+
+
+def _when(name: str, seconds: float | None) -> str:
+    if name == "network":
+        return "check the network, and HTTPS_PROXY and NO_PROXY"
+    if seconds is None:
+        return "try again later"
+    return f"try again in {max(math.ceil(seconds / 60), 1)} min"
+
+
+def _cost(dollars: float, unpriced: int) -> str:
+    return f"{unpriced:,} tokens of unknown price" if unpriced else f"${dollars:.4f}"
+
+
+# --- how it looks --------------------------------------------------------------------------------
+
+_WORDS: dict[State, str] = {"ok": "ok     ", "warning": "warning", "error": "error  ", "absent": "-      "}
+_SIGNS: dict[State, str] = {"ok": "✓", "warning": "!", "error": "✗", "absent": "·"}
+_STYLES: dict[State, str] = {"ok": "green", "warning": "yellow", "error": "red", "absent": "dim"}
+
+
+def _busy(console: Console, text: str) -> AbstractContextManager[object]:
+    return console.status(text) if console.is_terminal else nullcontext()
+
+
+def _line(finding: Finding, width: int, console: Console) -> Text:
+    signs = _SIGNS if console.is_terminal and console.encoding.startswith("utf") else _WORDS
+    line = Text(style="dim" if finding.state == "absent" else "")
+    line.append(signs[finding.state], _STYLES[finding.state])
+    line.append(f"  {finding.name:<{width}}  ")
+    if isinstance(finding, RuntimeFinding) and finding.version:
+        line.append(f"{finding.version:<9} ")
+    line.append(finding.text)
+    if finding.remedy:
+        line.append(f": {finding.remedy}", "" if finding.state == "absent" else "bold")
+    return line
+
+
+def _summary(found: Sequence[Finding], lacking: Sequence[str]) -> Text:
+    probes = [one for one in found if isinstance(one, RuntimeFinding) and one.end]
+    spent = sum(one.cost_usd or 0 for one in probes)
+    line = Text(f"not ready: {', '.join(lacking)}", "red") if lacking else Text("ready for tasks", "green")
+    if probes:
+        unknown = any(one.cost_usd is None for one in probes)
+        line.append(f"; the probes cost ${spent:.4f}{' and what has no known price' if unknown else ''}", "dim")
+    return line
