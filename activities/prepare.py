@@ -180,7 +180,7 @@ def check_agent(field: str, agent: AgentSpec, config: Config) -> None:
     if "/" in (agent.account or "") and not account.startswith(f"{found.vendor(agent)}/"):
         invalid(f"{field}.account", f"{agent.account} is no account of {found.vendor(agent) or 'no vendor'}")
     try:
-        environment = {**agent_environment(found, config.account(account), os.environ), **agent.env}
+        environment = {**agent_environment(found, config.account(account), os.environ, config.keys()), **agent.env}
     except BadConfig as bad:
         invalid(f"{field}.account", str(bad))
     if problem := found.problem(agent, environment):

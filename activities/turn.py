@@ -137,7 +137,7 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     write_atomically(folder / "prompt.md", prompt.text)
     write_atomically(folder / "system.md", prompt.system)
     found = runtime(given.agent.runtime)
-    environment = agent_environment(found, config.account(given.agent.account or ""), os.environ)
+    environment = agent_environment(found, config.account(given.agent.account or ""), os.environ, config.keys())
     turn = Turn(
         agent=given.agent,
         role=given.role,

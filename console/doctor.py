@@ -300,7 +300,7 @@ class _Patient:
         if shutil.which(found.program) is None:
             return self._finding("absent", "not installed", found.install, installed=False)
         try:
-            env = agent_environment(found, config.account(self._agent.account or ""), os.environ)
+            env = agent_environment(found, config.account(self._agent.account or ""), os.environ, config.keys())
         except BadConfig as problem:
             return self._finding("error", one_line(problem))
         if unfit := found.problem(self._agent, env):

@@ -71,14 +71,19 @@ async def show(client: Client | None, home: Home, task_id: str, console: Console
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # agents say what the terminal's encoding may not have
     ended = asyncio.ensure_future(_end(client, task_id)) if wanted.follow else None
-    status = await _prepared(client, task_id, ended)
-    log = TaskLog(_folder(home, task_id, status), console, wanted, live=status is not None and not status.outcome)
-    if wanted.gates:
-        log.gates()
-    elif ended is None:
-        log.show()
-    else:
-        await log.follow(ended)
+    try:
+        status = await _prepared(client, task_id, ended)
+        live = status is not None and status.outcome is None
+        log = TaskLog(_folder(home, task_id, status), console, wanted, live)
+        if wanted.gates:
+            log.gates()
+        elif ended is None:
+            await log.show()
+        else:
+            await log.follow(ended)
+    finally:
+        if ended is not None:
+            ended.cancel()
 
 
 # --- where the turns are ---------------------------------------------------------------------------
@@ -131,7 +136,8 @@ async def _end(client: Client | None, task_id: str) -> str:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return "the server does not know it"
             await asyncio.sleep(RECONNECT_SECONDS)
-    return await asyncio.get_running_loop().create_future()  # never done
+    never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    return await never
 
 
 # --- one turn --------------------------------------------------------------------------------------
@@ -233,10 +239,10 @@ class _Growing:
 
 
 class _Transcript(Protocol):
-    def more(self) -> None:
-        """Show what is new."""
+    async def more(self) -> None:
+        """Show what is new. Lets go between the parts of a long one, so that Ctrl-C is heard."""
 
-    def finish(self) -> None:
+    async def finish(self) -> None:
         """Show the rest: the turn is over, or is not waited for."""
 
 
@@ -250,12 +256,13 @@ class _Raw:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._last = "\n"
 
-    def more(self) -> None:
+    async def more(self) -> None:
         for chunk in self._file.chunks():
             self._write(self._decoder.decode(chunk))
+            await asyncio.sleep(0)
 
-    def finish(self) -> None:
-        self.more()
+    async def finish(self) -> None:
+        await self.more()
         self._write(self._decoder.decode(b"", final=True))
         if self._last != "\n":
             self._write("\n")
@@ -264,13 +271,8 @@ class _Raw:
             self._write(f"-- {errors}\n{text}" + ("" if text.endswith("\n") else "\n"))
 
     def _write(self, text: str) -> None:
-        """Past the console, which would expand tabs."""
         self._last = text[-1:] or self._last
-        try:
-            self._console.file.write(plain(text))
-            self._console.file.flush()
-        except BrokenPipeError:
-            self._console.on_broken_pipe()
+        _write(self._console, text)
 
 
 class _Told:
@@ -288,7 +290,7 @@ class _Told:
     def usage(self) -> Usage:
         return self._reader.usage if self._reader else Usage()
 
-    def more(self) -> None:
+    async def more(self) -> None:
         for chunk in self._file.chunks():
             if self._begun != self._file.begun:
                 self._begun = self._file.begun
@@ -299,9 +301,10 @@ class _Told:
                 if index:
                     self._hand_over()
                 self._line += piece[: LINE_LIMIT - len(self._line)]
+            await asyncio.sleep(0)
 
-    def finish(self) -> None:
-        self.more()
+    async def finish(self) -> None:
+        await self.more()
         if self._line:
             self._hand_over()
 
@@ -322,7 +325,19 @@ class _Told:
 
 def _say(console: Console, text: str, style: str = "") -> None:
     """As it is: neither wrapped nor cut, no markup, no emoji codes; the style only on a terminal."""
-    console.out(plain(text), style=style or None, highlight=False)
+    if style and console.is_terminal:
+        console.out(plain(text), style=style, highlight=False)
+    else:
+        _write(console, f"{text}\n")
+
+
+def _write(console: Console, text: str) -> None:
+    """Past what the console does with texts: it would expand tabs, and take ten times as long."""
+    try:
+        console.file.write(plain(text))
+        console.file.flush()
+    except BrokenPipeError:
+        console.on_broken_pipe()
 
 
 # --- a task's turns ----------------------------------------------------------------------------------
@@ -336,14 +351,14 @@ class TaskLog:
         self.live = live
         """The task goes on, as far as is known."""
 
-    def show(self) -> None:
+    async def show(self) -> None:
         found = turns_of(self.run)
         chosen = self._chosen(found)
         if not found:
             raise NoLog(f"no turn has begun yet: there is none in {self.run}")
         for index, turn in enumerate(chosen):
             transcript = self._begin(turn, first=index == 0)
-            self._finish(turn, transcript, running=self.live and turn == found[-1])
+            await self._finish(turn, transcript, running=self.live and turn == found[-1])
 
     async def follow(self, ended: asyncio.Future[str]) -> None:
         """Shows the chosen turn and all that come after it, until the task has ended."""
@@ -366,9 +381,9 @@ class TaskLog:
         transcript = self._begin(turn, first)
         # Asked before the transcript is read: what it holds then is all.
         while not (ended.done() or turn.result or turns_of(self.run)[-1].number > turn.number):
-            transcript.more()
+            await transcript.more()
             await asyncio.sleep(POLL_SECONDS)
-        self._finish(turn, transcript, running=False)
+        await self._finish(turn, transcript, running=False)
 
     def _chosen(self, found: list[TurnFolder]) -> list[TurnFolder]:
         """Of `--turn`; without, the list of all is shown, and the last is chosen."""
@@ -427,8 +442,8 @@ class TaskLog:
         self._part("transcript")
         return _Told(turn, self.console)
 
-    def _finish(self, turn: TurnFolder, transcript: _Transcript, running: bool) -> None:
-        transcript.finish()
+    async def _finish(self, turn: TurnFolder, transcript: _Transcript, running: bool) -> None:
+        await transcript.finish()
         if not isinstance(transcript, _Told):
             return
         result = turn.result

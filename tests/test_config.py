@@ -42,6 +42,7 @@ def test_without_a_file_there_are_the_defaults(tmp_path: Path) -> None:
     assert Config().account("anthropic/default").model_dump() == {
         "billing": "auto",
         "key": None,
+        "key_as": None,
         "slots": 8,
         "max_cost_usd_per_day": None,
     }
@@ -243,6 +244,28 @@ def test_a_key_is_the_only_one(cli: Runtime) -> None:
     if cli.key:
         assert credentials(seen(cli, PAID_BY_KEY)) == {cli.key: KEY}
         assert "WORK_KEY" not in seen(cli, PAID_BY_KEY)
+
+
+def test_a_key_leaves_no_subscription_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORK_KEY", KEY)
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "set")
+    assert "CLAUDE_CODE_OAUTH_TOKEN" not in seen(runtime("claude-code"), PAID_BY_KEY)
+
+
+def test_the_key_of_one_account_is_not_seen_by_agents_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(accounts={"anthropic/work": Account(billing="key", key="ANTHROPIC_WORK_KEY")})
+    monkeypatch.setenv("ANTHROPIC_WORK_KEY", KEY)
+    claude = runtime("claude-code")
+    assert KEY not in agent_environment(claude, Account(), os.environ, config.keys()).values()
+    work = agent_environment(claude, config.account("anthropic/work"), os.environ, config.keys())
+    assert work["ANTHROPIC_API_KEY"] == KEY
+    assert "ANTHROPIC_WORK_KEY" not in work
+
+
+def test_a_key_can_go_by_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORK_KEY", KEY)
+    account = Account(billing="key", key="WORK_KEY", key_as="DEEPSEEK_API_KEY")
+    assert credentials(seen(runtime("opencode"), account)) == {"DEEPSEEK_API_KEY": KEY}
 
 
 def test_a_cli_without_a_key_cannot_be_billed_by_one(cli: Runtime) -> None:

@@ -21,7 +21,7 @@ from activities.home import Home, task_key
 from activities.settings import AgentSpec
 from console.turn_log import NoLog, Wanted, plain, show
 from tests.agents.turns import SAMPLES
-from tests.kit import PATIENCE, Kit, leftovers, status_when
+from tests.kit import PATIENCE, Kit
 from tests.test_starter import TOP, starter
 
 NOWHERE = ("--address", "127.0.0.1:1")
@@ -141,9 +141,11 @@ async def test_a_turn_taken_up_again_is_followed_from_its_new_beginning(tmp_path
 
 
 async def _until(file: io.StringIO, text: str) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while text not in file.getvalue():
-            await asyncio.sleep(0.05)
+    for _ in range(PATIENCE * 20):
+        if text in file.getvalue():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"no {text!r} in {file.getvalue()!r}")
 
 
 def test_nothing_but_plain_text_is_left() -> None:
@@ -180,7 +182,7 @@ async def test_the_turns_of_a_task_are_read_afterwards(kit: Kit) -> None:
     assert "== turn 2: executor, command\n" in both
     assert "== turn 1" not in both
     assert "-- final text\nCOMPLETE_AND_READY_FOR_MERGE\n-- result\ndone, complete; $0.0000, 0 tokens" in both
-    assert "[bold red]first[/] :smile: " + "wide " * 59 + "wide\n" in first.partition("-- final text")[2]
+    assert "[bold red]first[/] :smile: " + "wide " * 60 in first.partition("-- final text")[2]
     assert "[bold red]first[/] :smile: " in first.partition("-- transcript")[2].partition("-- final text")[0]
     assert "\x1b" not in both + first + gate
     assert raw.startswith("COMPLETE_AND_READY_FOR_MERGE\n-- ")
@@ -189,6 +191,7 @@ async def test_the_turns_of_a_task_are_read_afterwards(kit: Kit) -> None:
     assert "\ngate output\n" in gate
     assert unknown.startswith("starter: no turns of no-such-task")
     assert len(unknown.splitlines()) == 1
+    assert await starter(kit, "log", "task-42", *home) == both  # no worker answers
     assert await starter(kit, "log", "task-42", *home, *NOWHERE) == both  # the server is away
     moved = kit.home.root.rename(kit.folder / "moved")
     assert await starter(kit, "log", "task-42", "--raw", "--home", str(moved), *NOWHERE) == raw.replace(
@@ -209,18 +212,25 @@ async def test_turns_on_another_host_are_said_to_be_there(kit: Kit) -> None:
     assert len(said.splitlines()) == 1
 
 
-async def test_a_running_task_is_followed_from_turn_to_turn(kit: Kit) -> None:
-    def step(number: int) -> dict[str, Any]:
-        """Says one line, waits for a file, and says another."""
-        wait = f"until [ -e {kit.folder}/go-{number} ]; do sleep 0.1; done"
-        return {"shell": f"echo 'begins {number}' >/proc/$PPID/fd/1; {wait}", "write": {f"{number}.txt": "x\n"}}
+def _slow_agent(kit: Kit) -> dict[str, Any]:
+    """Each turn says one line, waits for a file, and says another; the second completes the task."""
+    script = kit.folder / "slow.sh"
+    script.write_text(f"""
+        cat >/dev/null
+        echo "begins $MERGEWRIGHT_TURN"
+        until [ -e {kit.folder}/go-$MERGEWRIGHT_TURN ]; do sleep 0.1; done
+        echo x >a.txt
+        [ $MERGEWRIGHT_TURN = 1 ] && echo "not yet" || echo COMPLETE_AND_READY_FOR_MERGE
+    """)
+    return {"runtime": "command", "command": ["/bin/sh", str(script)]}
 
-    agent = kit.agent(executor=[{**step(1), "say": "not yet"}, step(2)])
+
+async def test_a_running_task_is_followed_from_turn_to_turn(kit: Kit) -> None:
     async with kit.worker():
-        handle = await kit.start(kit.input(agent=agent))
-        await status_when(handle, lambda now: now.run_folder is not None)
+        handle = await kit.start(kit.input(agent=_slow_agent(kit)))
         async with _following(kit, handle.id, "-f") as output:
             await _line(output, "begins 1\n")  # while the turn runs
+            assert "-- running\nfolder: " in await starter(kit, "log", handle.id)
             (kit.folder / "go-1").touch()
             await _line(output, "not yet\n")
             await _line(output, "begins 2\n")
@@ -232,19 +242,17 @@ async def test_a_running_task_is_followed_from_turn_to_turn(kit: Kit) -> None:
 
 
 async def test_ctrl_c_leaves_without_a_word(kit: Kit) -> None:
-    agent = kit.agent(executor=[{"shell": "echo begins >/proc/$PPID/fd/1", "sleep": 0, "say": "x"}, {"sleep": 600}])
     async with kit.worker():
-        handle = await kit.start(kit.input(agent=agent))
+        handle = await kit.start(kit.input(agent=_slow_agent(kit)))
         async with _following(kit, handle.id, "-f", "--raw") as output:
-            await _line(output, "begins\n")
+            await _line(output, "begins 1\n")
             output.send_signal(signal.SIGINT)
             rest = (await output.communicate())[0].decode()
             assert output.returncode == 130
-        await handle.cancel()
-        with contextlib.suppress(Exception):
-            await handle.result()
-    assert "Traceback" not in rest
-    assert leftovers(kit.home.root) == []
+        for number in (1, 2):
+            (kit.folder / f"go-{number}").touch()
+        await asyncio.wait_for(handle.result(), PATIENCE)
+    assert rest == ""
 
 
 @contextlib.asynccontextmanager

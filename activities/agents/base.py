@@ -163,6 +163,9 @@ class Runtime(Protocol):
     """Variables with which the CLI would not use its own login: keys, tokens, other providers. The billing mode
     `subscription` takes them all away, `key` all but the one key."""
 
+    logins: tuple[str, ...]
+    """Variables that hold a subscription's own login: `key` takes these away as well."""
+
     def vendor(self, agent: AgentSpec) -> str:
         """Whose limits a turn counts against; empty: nobody's."""
 

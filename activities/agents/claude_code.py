@@ -66,6 +66,8 @@ class ClaudeCode:
         "CLAUDE_CODE_USE_FOUNDRY",
     )
 
+    logins: tuple[str, ...] = ("CLAUDE_CODE_OAUTH_TOKEN",)
+
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "anthropic"
 
@@ -97,6 +99,9 @@ class ClaudeCode:
 
     def reader(self, turn: Turn) -> ClaudeReader:
         return ClaudeReader(turn)
+
+
+RUNTIME = ClaudeCode()
 
 
 class ClaudeReader(Reader):

@@ -56,6 +56,8 @@ class Codex:
     key = "CODEX_API_KEY"
     outranking: tuple[str, ...] = ("CODEX_API_KEY", "CODEX_ACCESS_TOKEN", "OPENAI_API_KEY")
 
+    logins: tuple[str, ...] = ()
+
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "openai"
 
@@ -77,6 +79,9 @@ class Codex:
 
     def reader(self, turn: Turn) -> CodexReader:
         return CodexReader(turn)
+
+
+RUNTIME = Codex()
 
 
 class CodexReader(Reader):

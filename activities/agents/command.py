@@ -56,6 +56,8 @@ class Command:
     key = ""
     outranking: tuple[str, ...] = ()
 
+    logins: tuple[str, ...] = ()
+
     def vendor(self, agent: AgentSpec) -> str:
         """Nobody's limits, unless the agent names an account."""
         return "command" if agent.account else ""
@@ -82,6 +84,9 @@ class Command:
 
     def reader(self, turn: Turn) -> CommandReader:
         return CommandReader(turn)
+
+
+RUNTIME = Command()
 
 
 class CommandReader(Reader):

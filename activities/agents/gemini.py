@@ -87,6 +87,8 @@ class Gemini:
         "CLOUD_SHELL",
     )
 
+    logins: tuple[str, ...] = ()
+
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "google"
 
@@ -111,6 +113,9 @@ class Gemini:
 
     def reader(self, turn: Turn) -> GeminiReader:
         return GeminiReader(turn)
+
+
+RUNTIME = Gemini()
 
 
 class GeminiReader(Reader):

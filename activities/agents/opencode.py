@@ -97,6 +97,8 @@ class OpenCode:
         "DASHSCOPE_API_KEY",
     )
 
+    logins: tuple[str, ...] = ()
+
     def vendor(self, agent: AgentSpec) -> str:
         """The provider, which the model begins with."""
         provider, slash, _ = (agent.model or "").partition("/")
@@ -128,6 +130,9 @@ class OpenCode:
 
     def reader(self, turn: Turn) -> OpenCodeReader:
         return OpenCodeReader(turn)
+
+
+RUNTIME = OpenCode()
 
 
 class OpenCodeReader(Reader):

@@ -74,6 +74,8 @@ class Qwen:
         "QWEN_DEFAULT_AUTH_TYPE",
     )
 
+    logins: tuple[str, ...] = ()
+
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "qwen"
 
@@ -103,6 +105,9 @@ class Qwen:
 
     def reader(self, turn: Turn) -> QwenReader:
         return QwenReader(turn)
+
+
+RUNTIME = Qwen()
 
 
 class QwenReader(ClaudeReader):

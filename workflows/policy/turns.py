@@ -7,8 +7,8 @@ Rules, and where they come from (FEATURES A3-A5, B3, B5-B9, B12):
   `max_working_resumes` times; then it gets one nudge to wrap up; then it is stuck.
 * A limit is waited for: until the stated time, else 30 s, 60 s, 120 s ... It uses up nothing. Where the wait is longer
   than `max_limit_wait_minutes`, or there is no credit, the next of `fallbacks` takes over; without one it waits.
-* A turn that was ended because its share of the money was used up goes on in its session: whether the task may spend
-  more is looked at before each turn.
+* A turn that was ended because its share of the money was used up goes on in its session, and was a good one: whether
+  the task may spend more is looked at before each turn.
 * A session that cannot be resumed starts cold, and so does a CLI that died before it had one: at most five times in
   a row. A session that has become too long is summarised, and a new one starts from the summary.
 * Other failures are tried again in the same session. Three in a row: the session is summarised once; three more: the
@@ -17,7 +17,7 @@ Rules, and where they come from (FEATURES A3-A5, B3, B5-B9, B12):
 * One good turn sets the failure counters back.
 
 Invariants: counters of working turns never grow on a limit or a failure; the loop ends: every endless sequence of
-turns that makes no signal leads to Block, unless it is limits or budgets alone.
+turns that makes no signal leads to Block, unless it is limits alone or there is no end of the money.
 """
 
 from __future__ import annotations
@@ -162,11 +162,11 @@ def after_turn(
         if fallback and too_long(counters, result, limits):
             return counters, HandOver(_evidence(result))
         return wait_for_limit(counters, result, jitter)
-    if result.end == "budget":
-        return counters, Again("resume", result.reason)
-    if result.end not in ("done", "max_turns", "timeout"):
+    if result.end not in ("done", "max_turns", "timeout", "budget"):
         return after_failure(counters, result, fallback)
     good = replace(counters, cold_starts=0, failures=0, limits=0, last="done", compacted=False)
+    if result.end == "budget":
+        return good, Again("resume", result.reason)
     if result.end == "done" and result.signal == "complete":
         return good, Verify()
     if result.end == "done" and result.signal == "needs_followup":
