@@ -31,6 +31,7 @@ from console.costs import By, Spent, cost_table, spendings
 from console.costs import as_json as costs_as_json
 from console.demo import demo as run_demo
 from console.follow import follow
+from console.probe import probed
 from console.quotas import handle_id as quota_handle_id
 from console.quotas import quota_table
 from console.quotas import quotas as all_quotas
@@ -48,7 +49,7 @@ console = Console(highlight=False)
 T = TypeVar("T")
 
 TaskId = Annotated[str, typer.Argument(help="Workflow id of the task.")]
-Address = Annotated[str | None, typer.Option(help="Temporal server, host:port [default: as the temporal CLI].")]
+Address = Annotated[str | None, typer.Option(help="Temporal server, host:port (default: as the temporal CLI).")]
 Namespace = Annotated[str | None, typer.Option(help="Temporal namespace.")]
 Repo = Annotated[Path, typer.Option(help="The repository.")]
 
@@ -86,24 +87,24 @@ def demo(
 
 @app.command()
 def doctor(
-    runtime: Annotated[list[str] | None, typer.Option(help="Of these only; may be repeated [default: all].")] = None,
+    runtime: Annotated[list[str] | None, typer.Option(help="Of these only; may be repeated (default: all).")] = None,
     model: Annotated[str | None, typer.Option(help="Ask this model; needs one --runtime.")] = None,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Ask each agent; or not, which is free.")] = True,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for an answer.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
-    home: Annotated[Path | None, typer.Option(help="Data folder [default: MERGEWRIGHT_HOME, or the user's].")] = None,
+    home: Annotated[Path | None, typer.Option(help="Data folder (default: MERGEWRIGHT_HOME, or the user's).")] = None,
     task_queue: Annotated[str, typer.Option(help="Task queue of the workers.")] = TASK_QUEUE,
     address: Address = None,
     namespace: Namespace = None,
 ) -> None:
     """Check this host, Temporal and the agent CLIs, each with one short turn. Example: starter.py doctor --no-probe"""
-    names = list(dict.fromkeys(runtime or check.probed()))
-    if unknown := next((name for name in names if name not in check.probed()), None):
-        raise typer.BadParameter(f"{unknown!r} is not one of {', '.join(check.probed())}", param_hint="--runtime")
+    names = list(dict.fromkeys(runtime or probed()))
+    if unknown := next((name for name in names if name not in probed()), None):
+        raise typer.BadParameter(f"{unknown!r} is not one of {', '.join(probed())}", param_hint="--runtime")
     if model and len(names) != 1:
         raise typer.BadParameter("models belong to one runtime: name it with --runtime", param_hint="--model")
     folder = (home or default_home()).resolve()
-    asked = check.Asked(names, folder, task_queue, model, probe, address, namespace, timeout)
+    asked = check.Asked(names, folder, task_queue, model, address, namespace, timeout if probe else None)
     if not run(check.doctor(asked, console, as_json)):
         raise typer.Exit(1)
 
@@ -111,8 +112,8 @@ def doctor(
 @app.command()
 def start(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="TOML or JSON with the task's fields.")] = None,
-    task_id: Annotated[str | None, typer.Option("--id", help="Workflow id [default: from the title].")] = None,
-    repo: Annotated[Path | None, typer.Option(help="The repository [default: the one you are in].")] = None,
+    task_id: Annotated[str | None, typer.Option("--id", help="Workflow id (default: from the title).")] = None,
+    repo: Annotated[Path | None, typer.Option(help="The repository (default: the one you are in).")] = None,
     title: Annotated[str | None, typer.Option(help="One line.")] = None,
     description: Annotated[str | None, typer.Option(help="What to do.")] = None,
     acceptance: Annotated[list[str] | None, typer.Option(help="How it is judged; may be repeated.")] = None,
@@ -198,12 +199,12 @@ def status(task_id: TaskId, address: Address = None, namespace: Namespace = None
 @app.command("log")
 def task_log(
     task_id: TaskId,
-    turn: Annotated[int | None, typer.Option(help="This turn [default: a list of all, and the last].")] = None,
+    turn: Annotated[int | None, typer.Option(help="This turn (default: a list of all, and the last).")] = None,
     prompt: Annotated[bool, typer.Option("--prompt", help="The whole prompt, not its beginning.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="The agent's output as it is: stdout.log, stderr.log.")] = False,
     followed: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task has ended.")] = False,
     gates: Annotated[bool, typer.Option("--gates", help="The ends of the gates' logs, and no turn.")] = False,
-    home: Annotated[Path | None, typer.Option(help="Data folder [default: MERGEWRIGHT_HOME, or the user's].")] = None,
+    home: Annotated[Path | None, typer.Option(help="Data folder (default: MERGEWRIGHT_HOME, or the user's).")] = None,
     address: Address = None,
     namespace: Namespace = None,
 ) -> None:
@@ -314,7 +315,7 @@ def raise_budget(
 
 @app.command()
 def costs(
-    task_ids: Annotated[list[str] | None, typer.Argument(help="Tasks [default: the newest that are known].")] = None,
+    task_ids: Annotated[list[str] | None, typer.Argument(help="Tasks (default: the newest that are known).")] = None,
     by: Annotated[By, typer.Option(help="What the figures are added up by.")] = "task",
     since: Annotated[str, typer.Option(help="Turns of this day (UTC) and later, YYYY-MM-DD.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Tasks to look at.")] = 200,

@@ -31,7 +31,7 @@ def main(
     address: Annotated[str | None, typer.Option(help="Temporal server, host:port.")] = None,
     namespace: Annotated[str | None, typer.Option(help="Temporal namespace.")] = None,
     task_queue: Annotated[str, typer.Option(help="Task queue to serve.")] = TASK_QUEUE,
-    home: Annotated[Path | None, typer.Option(help="Data folder [default: MERGEWRIGHT_HOME, or the user's].")] = None,
+    home: Annotated[Path | None, typer.Option(help="Data folder (default: MERGEWRIGHT_HOME, or the user's).")] = None,
     agents: Annotated[int, typer.Option(min=1, help="Agents' turns at once.")] = 4,
     gate_slots: Annotated[int, typer.Option(min=1, help="Gate runs at once.")] = max(1, (os.cpu_count() or 1) // 2),
     host: Annotated[str, typer.Option(help="Name of this host; it must survive a restart.")] = socket.gethostname(),

@@ -1,7 +1,6 @@
 """`starter.py doctor`: whether this host has what tasks need, and whether the agent CLIs answer; a line for each check.
 
-* A probe is one short turn of the real CLI with the environment that a task's agent has, in an empty repository of its
-  own. It costs what a turn costs, and leaves what the CLI keeps of any session. One after the other: they are paid.
+* The agents are asked one after the other (see `probe.py`): it costs money.
 * It is the host's user who is logged in: run it as the worker's user, with the worker's environment.
 * Needed are Temporal, git, room on the disk, a readable configuration, and one runtime; all else can wait.
 """
@@ -10,21 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import platform
 import re
 import shutil
 import subprocess
-import tempfile
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -39,25 +34,18 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities import process
-from activities.agents import RUNTIMES, runtime
-from activities.agents.base import Report, Runtime, Turn, last_words, one_line
-from activities.config import CONFIG_FILE, DEFAULT, BadConfig, Config, agent_environment, load
-from activities.drive import Caps, drive
-from activities.faults.agent import fault
-from activities.settings import AgentSpec, Model
+from activities.agents.base import one_line
+from activities.config import CONFIG_FILE, BadConfig, Config, load
+from console.probe import VERSION_SECONDS, Finding, Probe, RuntimeFinding, State, agents_of
 from service.connect import connect, connect_config
 
 GIT = (2, 38)
 """The first with `merge-tree --write-tree` and `cat-file --batch -z`."""
 DISK_LOW, DISK_FULL = 5 * 10**9, 500 * 10**6
 """Bytes: a warning below the first, an error below the second."""
-VERSION_SECONDS = 20.0
 RPC_SECONDS = timedelta(seconds=10)
 POLLED_SECONDS = 90
 """A worker asks for work at least every minute; the server remembers one for five that is gone."""
-PROMPT = "Reply with the one word OK."
-
-State = Literal["ok", "warning", "error", "absent"]
 
 
 @dataclass(frozen=True)
@@ -68,40 +56,13 @@ class Asked:
     home: Path
     task_queue: str
     model: str | None = None
-    probe: bool = True
     address: str | None = None
     namespace: str | None = None
-    timeout_seconds: float = 60.0
-    """Of a probe."""
+    timeout_seconds: float | None = 60.0
+    """Of a probe; none: no agent is asked."""
 
 
-class Finding(Model):
-    """One line: what there is, and what to do about it."""
-
-    name: str
-    state: State
-    text: str
-    remedy: str = ""
-
-
-class RuntimeFinding(Finding):
-    """None: not known."""
-
-    runtime: str
-    account: str | None = None
-    """`vendor/name` of the configuration; none: whatever the CLI finds."""
-    installed: bool = True
-    version: str | None = None
-    logged_in: bool | None = None
-    answering: bool | None = None
-    end: str | None = None
-    """Of the probe's turn."""
-    seconds: float | None = None
-    cost_usd: float | None = None
-    tokens: int = 0
-
-
-Check = Callable[[], Awaitable[list[Finding]]]
+Check = Callable[[], Awaitable[Sequence[Finding]]]
 
 
 async def doctor(asked: Asked, console: Console, as_json: bool = False) -> bool:
@@ -119,7 +80,7 @@ async def doctor(asked: Asked, console: Console, as_json: bool = False) -> bool:
                 console.print(_line(finding, width, console), soft_wrap=True)
     lacking = what_is_missing(found)
     if as_json:
-        console.print(json.dumps([finding.model_dump() for finding in found], indent=1), markup=False, soft_wrap=True)
+        console.out(json.dumps([finding.model_dump() for finding in found], indent=1), highlight=False)
     else:
         console.print()
         console.print(_summary(found, lacking), soft_wrap=True)
@@ -147,10 +108,9 @@ def _checks(asked: Asked, config: Config | None, about_config: Finding) -> Itera
     yield "host", host
     yield "temporal", lambda: temporal(asked)
     for name in asked.runtimes:
-        found = runtime(name)
-        for agent in _agents(found, asked.model, config):
-            label = f"{name} ({agent.account})" if agent.account else name
-            yield label, _Patient(asked, config, found, agent, label).examine
+        for agent in agents_of(name, asked.model, config):
+            one = Probe(config, agent, asked.timeout_seconds)
+            yield one.label, one.examine
 
 
 # --- the host ------------------------------------------------------------------------------------
@@ -254,156 +214,6 @@ async def _worker(client: Client, task_queue: str) -> Finding:
         return Finding(name="worker", state="ok", text=f"{', '.join(there)} on task queue {task_queue}")
     text = f"none on task queue {task_queue}"
     return Finding(name="worker", state="warning", text=text, remedy="start one with `python worker.py`")
-
-
-# --- runtimes ------------------------------------------------------------------------------------
-
-
-def probed() -> list[str]:
-    """The runtimes that can be asked: not `command`, whose program only a task names."""
-    return [name for name, found in RUNTIMES.items() if found.program]
-
-
-def _agents(found: Runtime, model: str | None, config: Config | None) -> list[AgentSpec]:
-    """One for each account that the configuration has at the runtime's vendor; else one that names none."""
-    plain = AgentSpec(runtime=found.name, model=model, max_turns=1)
-    vendor = found.vendor(plain)
-    names = [name if "/" in name else f"{name}/{DEFAULT}" for name in (config.accounts if config else ())]
-    accounts = [name for name in dict.fromkeys(names) if vendor and name.startswith(f"{vendor}/")]
-    return [plain.model_copy(update={"account": account}) for account in accounts] or [plain]
-
-
-class _Broken(Exception):
-    """The program is there and does not run; one line."""
-
-
-class _Patient:
-    """One runtime on one account."""
-
-    def __init__(self, asked: Asked, config: Config | None, found: Runtime, agent: AgentSpec, label: str) -> None:
-        self._asked, self._config, self._runtime, self._agent, self._label = asked, config, found, agent, label
-        self._known: dict[str, object] = {}
-        """Fields of the finding so far."""
-
-    async def examine(self) -> list[Finding]:
-        with tempfile.TemporaryDirectory(prefix="mergewright-doctor-", ignore_cleanup_errors=True) as folder:
-            return [await self._examine(Path(folder))]
-
-    def _finding(self, state: State, text: str, remedy: str = "", **more: object) -> Finding:
-        given = {"runtime": self._runtime.name, "account": self._agent.account, **self._known, **more}
-        return RuntimeFinding.model_validate(
-            {"name": self._label, "state": state, "text": text, "remedy": remedy, **given}
-        )
-
-    async def _examine(self, folder: Path) -> Finding:
-        found, config = self._runtime, self._config or Config()
-        if shutil.which(found.program) is None:
-            return self._finding("absent", "not installed", found.install, installed=False)
-        try:
-            env = agent_environment(found, config.account(self._agent.account or ""), os.environ, config.keys())
-        except BadConfig as problem:
-            return self._finding("error", one_line(problem))
-        if unfit := found.problem(self._agent, env):
-            return self._finding("error", unfit)
-        env["TMPDIR"] = str(folder)
-        try:
-            self._known["version"] = await self._version(folder, env)
-            if self._config is None or not self._asked.probe:
-                return self._finding("ok", "installed, not asked")
-            report, seconds = await self._ask(folder, env)
-        except (_Broken, process.CannotStart, process.Busy, process.Interrupted, OSError) as problem:
-            return self._finding("error", one_line(f"does not run: {problem}"), f"reinstall it: {found.install}")
-        return self._judge(report, seconds)
-
-    async def _run(self, argv: list[str], folder: Path, env: dict[str, str]) -> str:
-        """What it printed. Raises _Broken if it fails or takes long, and what `process.run` does."""
-        out, err = folder / "stdout", folder / "stderr"
-        ended = await process.run(
-            process.Command(argv, folder, env),
-            stdout=out,
-            stderr=err,
-            lock=folder / "lock",
-            wall_seconds=VERSION_SECONDS,
-        )
-        if ended.exit_code != 0:
-            how = f"exit {ended.exit_code}" if ended.by == "exit" else f"no end within {VERSION_SECONDS:g} s"
-            said = last_words(err.read_text(errors="replace"), 200)
-            raise _Broken(f"{' '.join(argv[:2])}: {how}" + (f": {said}" if said else ""))
-        return out.read_text(errors="replace")
-
-    async def _version(self, folder: Path, env: dict[str, str]) -> str:
-        said = await self._run([self._runtime.program, "--version"], folder, env)
-        number = re.search(r"\d+\.\d+[\w.+-]*", said)
-        return number[0] if number else one_line(said, 40) or "version unknown"
-
-    async def _ask(self, folder: Path, env: dict[str, str]) -> tuple[Report, float]:
-        repository, log = folder / "repository", folder / "turn"
-        log.mkdir()
-        await self._run(["git", "init", "-q", "--template=", str(repository)], folder, env)
-        turn = Turn(
-            agent=self._agent,
-            role="executor",
-            task_id="doctor",
-            number=1,
-            prompt=PROMPT,
-            system="",
-            session=None,
-            new_session=str(uuid.uuid4()),
-            folder=log,
-            env=env,
-        )
-        limit = self._asked.timeout_seconds
-        caps = Caps(wall_seconds=limit, idle_seconds=math.inf, retry_seconds=math.inf)
-        return await drive(self._runtime, turn, repository, caps, folder / "lock")
-
-    def _judge(self, report: Report, seconds: float) -> Finding:
-        used = report.usage
-        answering = report.end == "done" and bool(report.text.strip())
-        self._known |= {
-            "logged_in": _LOGGED_IN.get(report.end),
-            "answering": answering,
-            "end": report.end,
-            "seconds": round(seconds, 1),
-            "tokens": used.tokens,
-            "cost_usd": None if used.unpriced_tokens else used.cost_usd,
-        }
-        if answering:
-            return self._finding("ok", f"answers in {seconds:.1f} s, {_cost(used.cost_usd, used.unpriced_tokens)}")
-        reason = one_line(report.reason, 120)
-        match report.end:
-            case "done":
-                return self._finding("error", "ended its turn without a word", f"try it by hand: {self._by_hand}")
-            case "login" | "credit" as end:
-                text = "not logged in" if end == "login" else "out of credit"
-                return self._finding("error", f"{text} ({reason})", self._runtime.login)
-            case "limited":
-                row = fault(report.reason)
-                name = row.name if row and row.end == "limited" else "limited"
-                return self._finding("error", f"{name} ({reason})", _when(name, report.retry_after_seconds))
-            case "timeout":
-                text = f"no answer within {self._asked.timeout_seconds:g} s"
-                return self._finding("error", text, f"give it more --timeout, or try it by hand: {self._by_hand}")
-        return self._finding("error", f"{report.end} ({reason})", f"try it by hand: {self._by_hand}")
-
-    @property
-    def _by_hand(self) -> str:
-        return f"`{self._runtime.program}`"
-
-
-_LOGGED_IN = {"login": False, "credit": False} | dict.fromkeys(("done", "max_turns", "refused", "context_full"), True)
-"""By the end of a probe; of any other end it is not known."""
-
-
-def _when(name: str, seconds: float | None) -> str:
-    if name == "network":
-        return "check the network, and HTTPS_PROXY and NO_PROXY"
-    if seconds is None:
-        return "try again later"
-    return f"try again in {max(math.ceil(seconds / 60), 1)} min"
-
-
-def _cost(dollars: float, unpriced: int) -> str:
-    return f"{unpriced:,} tokens of unknown price" if unpriced else f"${dollars:.4f}"
 
 
 # --- how it looks --------------------------------------------------------------------------------

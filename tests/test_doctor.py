@@ -15,6 +15,7 @@ import pytest
 from temporalio.client import Client
 
 from activities.agents import RUNTIMES
+from console.doctor import disk
 from tests.kit import Kit
 
 TOP = Path(__file__).parent.parent
@@ -131,7 +132,7 @@ async def _worker_state(kit: Kit, *flags: str, env: dict[str, str]) -> str:
 )
 async def test_a_broken_configuration_is_one_line(client: Client, tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "config.toml").write_text(text)
-    path = programs(tmp_path / "bin", claude="echo 2.1.329; [ $# = 1 ] || echo asked > asked")
+    path = programs(tmp_path / "bin", claude="echo 2.1.329")
     lines = (await doctor(tmp_path, "--address", address(client), code=1, env=path)).splitlines()
     [line] = [line for line in lines if "config.toml" in line]
     assert said in line
@@ -182,6 +183,14 @@ async def test_a_host_without_git(client: Client, tmp_path: Path) -> None:
     found = named(await doctor(tmp_path, *flags, code=1, env=programs_old))
     assert found["git"]["text"] == "2.34.1 is too old"
     assert "2.38" in found["git"]["remedy"]
+
+
+def test_a_data_folder_that_cannot_be_one(tmp_path: Path) -> None:
+    assert disk(tmp_path / "not" / "yet").state in ("ok", "warning")
+    (tmp_path / "file").touch()
+    found = disk(tmp_path / "file" / "home")
+    assert (found.state, found.text) == ("error", f"{tmp_path / 'file'} cannot be written to")
+    assert "--home" in found.remedy
 
 
 async def test_flags_that_cannot_be_meant(tmp_path: Path) -> None:
