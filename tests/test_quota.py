@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -225,3 +226,43 @@ async def test_three_red_gates_are_summarised_once_and_stay_before_the_agents_ey
     assert "RED-GATE-TAIL" in (run / turns[1] / "system.md").read_text()
     assert "RED-GATE-TAIL" in (run / turns[1] / "prompt.md").read_text()
     assert "SUMMARY: two tries" in (run / turns[4] / "prompt.md").read_text()
+
+
+async def test_a_gate_that_cannot_pass_on_this_machine_goes_to_a_person(kit: Kit) -> None:
+    full = f"test -e {kit.folder}/mended || {{ echo 'write error: No space left on device' >&2; exit 1; }}"
+    async with kit.worker():
+        gates = [{"name": "test", "command": full}]
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[WRITE]), gates=gates))
+        status = await status_when(handle, lambda now: now.blocked is not None)
+        assert status.blocked is not None
+        assert status.blocked.reason == "gates cannot pass on this machine"
+        assert (status.gate_failures, status.turns) == (0, 1)
+        (kit.folder / "mended").touch()
+        await handle.signal("continue_task")
+        result = await handle.result()
+    assert (result.outcome, result.turns) == ("merged", 1)
+
+
+async def test_a_known_failure_gives_a_hint_and_the_second_in_a_row_another_agent(kit: Kit) -> None:
+    first = kit.agent(executor=[{"write": {"a.py": "def f(:\n"}}], fixer=[{"write": {"a.py": "def g(:\n"}}])
+    second = {**kit.agent(fixer=[{"write": {"a.py": "def f(): ...\n"}}]), "model": "other"}
+    gate = {"name": "compile", "command": f"{sys.executable} -m py_compile a.py"}
+    async with kit.worker():
+        result = await kit.run(agent=first, fallbacks=[second], gates=[gate])
+    assert result.outcome == "merged"
+    assert kit.trailers("Agent") == ["command (other)"]
+    hint, again = (path.read_text() for path in sorted((kit.home.root / "runs").glob("*/turns/*-fixer/prompt.md")))
+    assert "(python: syntax error)" in hint
+    assert "same kind of failure" not in hint
+    assert "same kind of failure" in again
+
+
+async def test_what_a_resumed_turn_is_told_is_little(kit: Kit) -> None:
+    """FEATURES B4: under a tenth of the first prompt."""
+    agent = kit.agent(executor=[{"say": "thinking"}, {"say": "NEEDS_FOLLOWUP the tests"}, WRITE])
+    async with kit.worker():
+        await kit.run(agent=agent, description="A sentence about what is wanted. " * 120, acceptance=["It works."] * 20)
+    first, *later = sorted((kit.home.root / "runs").glob("*/turns/*/prompt.md"))
+    whole = first.stat().st_size
+    assert len(later) == 2
+    assert all(path.stat().st_size < whole / 10 for path in later)

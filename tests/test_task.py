@@ -299,7 +299,7 @@ async def test_our_own_trouble_blocks_the_task_and_continue_tries_again(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A data folder that cannot be written: no fault of the agent's, and nothing that a retry would not mend."""
-    monkeypatch.setattr("workflows.steps.MAX_ATTEMPTS", 3)
+    monkeypatch.setattr("workflows.turn_taking.MAX_ATTEMPTS", 3)
     agent = kit.agent(executor=[{**WRITE, "sleep": 1}])
     async with kit.worker():
         handle = await kit.start(kit.input(agent=agent))

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import Ask, Collected, CollectInput, Prepared, TurnInput, TurnResult
+    from activities.contracts import Ask, Collected, Prepared
     from activities.settings import INVALID_TASK, AgentSpec, Role, TaskInput
-    from activities.turn import TurnActivities
-    from activities.worksite import WorksiteActivities
     from workflows import options
     from workflows.contracts import (
         Blocked,
         BlockedReason,
-        LeaseNote,
         MergeAnswer,
         Outcome,
         Stage,
@@ -29,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
         TaskStatus,
         TurnRecord,
     )
-    from workflows.leases import Held, Leases, TooLong
+    from workflows.leases import Leases
     from workflows.ledger import Ledger
     from workflows.policy import limits as budgets
     from workflows.policy import turns
@@ -63,13 +59,6 @@ def failure(result: TaskResult) -> ApplicationError:
     """A task that ends as `failed` fails its workflow; the result is in the failure's details."""
     saved = f"; its work is saved: git branch rescued {result.salvage_ref}" if result.salvage_ref else ""
     return ApplicationError(f"{result.reason}{saved}", result, type="TaskFailed", non_retryable=True)
-
-
-MAX_ATTEMPTS = 20
-"""Of one turn, whose worker was lost or was in trouble, before the task is blocked."""
-MAX_ATTEMPT_PAUSE = 60.0
-REMEMBERED_TURNS = 20
-"""Whose final texts a summary is made of."""
 
 
 class TaskSteps(Leases):
@@ -193,7 +182,7 @@ class TaskSteps(Leases):
         except FailureError as error:
             workflow.logger.warning("%s is not told %s: %s", workflow_id, signal, error)
 
-    # --- one turn ----------------------------------------------------------------------------------
+    # --- who does it ---------------------------------------------------------------------------------
 
     def chain(self, role: Role) -> list[AgentSpec]:
         """Who may do it: the agent, and who takes over from it."""
@@ -215,170 +204,6 @@ class TaskSteps(Leases):
         if role == "planner" or (role == "resolver" and self.ready.settings.resolver):
             return role
         return "agent"
-
-    async def turn(
-        self, todo: Todo, agent: AgentSpec, commit: str | None = None, patience: float | None = None
-    ) -> TurnResult:
-        """One turn, when the task is neither paused nor over its budget, and the agent's account has a slot.
-
-        The session of whoever only reads is always new. `patience`: seconds to wait for the account; when it is known
-        to take longer the result is `limited`, and no turn was taken.
-        """
-        await self._may_go_on()
-        only_reads = todo.role in ("reviewer", "compactor")
-        name = self.session_name(todo.role)
-        messages = [] if only_reads else list(self.messages)
-        session = None if only_reads else self.sessions.get(name)
-        self.turn_number += 1
-        what = f"{todo.role} turn {self.turn_number}"
-        summary = f"{what}: {todo.ask}, {agent.label()}" + (", resumed" if session else "")
-        slots = options.agent_options(self.shared_queue, self.ready.host, agent)
-        attempts = 0
-        while True:
-            held = await self._lease(agent, what, patience)
-            if isinstance(held, TooLong):
-                self.turn_number -= 1
-                return TurnResult(end="limited", reason=held.text, retry_after_seconds=held.seconds)
-            attempts += 1
-            given = self._turn_input(todo, agent, session, messages, commit, held)
-            try:
-                result = await self._once(TurnActivities.take_turn, given, slots, summary)
-                break
-            except ActivityError as error:
-                await self.give_back(held, None)
-                await self._try_again(attempts, error)
-            except (Exception, asyncio.CancelledError):
-                await self.give_back(held, None)
-                raise
-        await self.give_back(held, result)
-        self.ledger.record(self.turn_number, todo.role, agent, result, attempts, workflow.time())
-        self.said = result.said or self.said
-        if result.session and not only_reads:
-            self.sessions[name] = result.session
-        if not only_reads and result.text:
-            self.final_texts = [*self.final_texts, result.text][-REMEMBERED_TURNS:]
-        if result.end in ("done", "max_turns", "budget", "timeout"):
-            self.messages = self.messages[len(messages) :]
-        self.show()
-        return result
-
-    def _turn_input(
-        self,
-        todo: Todo,
-        agent: AgentSpec,
-        session: str | None,
-        messages: list[str],
-        commit: str | None,
-        held: Held,
-    ) -> TurnInput:
-        fixup = budgets.fixup_money(self.limits, todo.role, self.fixup_spent)
-        caps = budgets.caps_left(self.limits, self.ledger.usage, self.ledger.agent_seconds, fixup, *held.caps_usd)
-        if todo.role == "fixer":
-            agent = agent.model_copy(update={"max_turns": min(agent.max_turns, self.limits.max_fixup_turns)})
-        return TurnInput(
-            ref=self.ready.ref,
-            turn=self.turn_number,
-            role=todo.role,
-            agent=agent,
-            ask=todo.ask,
-            session=session,
-            messages=messages,
-            plan=self.plan_file,
-            detail=todo.detail,
-            evidence=todo.evidence,
-            commit=commit,
-            caps=caps,
-            red_gates=self.red_gates,
-            summary="" if session else self.summary,
-        )
-
-    async def _lease(self, agent: AgentSpec, what: str, patience: float | None) -> Held | TooLong:
-        """From the account and, where it has one, from the repository's daily purse."""
-        quotas = [quota for quota in (self.ready.day_purse, agent.account) if quota]
-        if not quotas:
-            return Held("", [], [])
-        stage, waiting_for, started = self.stage, self.waiting_for, workflow.time()
-
-        def waits(note: LeaseNote) -> None:
-            until = f" until {datetime.fromtimestamp(note.until, UTC):%Y-%m-%d %H:%M:%S} UTC" if note.until else ""
-            self.enter(Stage.LIMITED, f"{note.text}{until}")
-
-        try:
-            held = await self.ask_quotas(quotas, what, patience, waits)
-        except (Exception, asyncio.CancelledError):
-            self.ledger.add("waiting", workflow.time() - started)
-            raise
-        self.ledger.add("waiting", workflow.time() - started)
-        if self.stage is not stage:
-            self.enter(stage, waiting_for)
-        return held
-
-    def daily_cap(self) -> float | None:
-        return self.limits.max_cost_usd_per_day
-
-    async def _try_again(self, attempts: int, error: ActivityError) -> None:
-        """The worker was lost, or in trouble of its own: the turn goes on where it was, with a lease of its own."""
-        if attempts % MAX_ATTEMPTS == 0:
-            text = f"{error.activity_type}, {attempts} times: {options.retried(error)}"
-            await self.block(BlockedReason.INFRASTRUCTURE, text)
-            return
-        pause = timedelta(seconds=min(2.0 ** (attempts - 1), MAX_ATTEMPT_PAUSE))
-        with contextlib.suppress(TimeoutError):
-            await self.wait(lambda: False, pause, f"tries again: {options.retried(error)}"[:200])
-
-    async def _may_go_on(self) -> None:
-        if self.paused:
-            stage, self.stage = self.stage, Stage.PAUSED
-            await self.wait(lambda: not self.paused, None, "paused")
-            self.enter(stage)
-        while blocked := self._over_budget():
-            if text := await self.block(blocked.reason, blocked.text, lambda: self._over_budget() is None):
-                self.messages.append(text)
-            self.limits = budgets.granted_again(
-                self.limits, self.ready.settings.limits, self.ledger.usage, self.ledger.agent_seconds
-            )
-
-    def _over_budget(self) -> Blocked | None:
-        return budgets.over_budget(self.limits, self.ledger.usage, self.ledger.agent_seconds)
-
-    # --- another session, another agent --------------------------------------------------------------
-
-    async def _committed(self) -> str | None:
-        """What the agent left is committed; the commit, or none while a merge waits for its resolution."""
-        given = CollectInput(ref=self.ready.ref, message=self.title)
-        found = await self.git(WorksiteActivities.collect, given, "commit the work so far")
-        return None if found.unresolved else found.head
-
-    async def compact(self, role: Role, why: str) -> None:
-        """Summarise what the sessions so far did (FEATURES B12); the next one starts from that.
-
-        Without a summary, should nobody write one, it starts from what is in the worktree.
-        """
-        self.compact_wanted = False
-        commit = await self._committed()
-        if commit is not None and self.final_texts:
-            agent = self.ready.settings.compactor or self.agent(role)
-            patience = self.limits.max_limit_wait_minutes * 60
-            todo = Todo("compactor", "compact", why, list(self.final_texts))
-            result = await self.turn(todo, agent, commit, patience)
-            if result.end == "done" and result.said.strip():
-                self.summary, self.final_texts = result.text, [result.text]
-        self.sessions.pop(self.session_name(role), None)
-
-    async def hand_over(self, role: Role, why: str) -> None:
-        """The next of the fallbacks takes over, on the same worktree with all work committed (FEATURES B6)."""
-        before = self.agent(role)
-        await self._committed()
-        name = self.session_name(role)
-        self.sessions.pop(name, None)
-        self.position[name] = self.position.get(name, 0) + 1
-        workflow.logger.warning("%s hands over to %s: %s", before.label(), self.agent(role).label(), why)
-        self.handovers = [*self.handovers, f"{before.label()} handed over to {self.agent(role).label()}: {why}"][-10:]
-
-    def fail_without_login(self, decision: turns.Block, todo: Todo) -> None:
-        """Nothing was done yet: a missing login is bad input, and is told at once. Later it is a reason to wait."""
-        if decision.reason is BlockedReason.LOGIN and not self.ledger.turn_count:
-            raise End("failed", f"agent: {self.agent(todo.role).runtime}: {decision.text}")
 
     # --- one wait, one stop --------------------------------------------------------------------------
 

@@ -37,7 +37,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows import options
     from workflows.contracts import BlockedReason, MergeAnswer, Outcome, QueueNote, Stage, TaskResult
     from workflows.policy import gate_faults, turns
-    from workflows.steps import End, TaskSteps, Todo, failure
+    from workflows.steps import End, Todo, failure
+    from workflows.turn_taking import TurnTaking
 
 RESUBMIT_AFTER = timedelta(minutes=10)
 """A task that has heard nothing from the merge queue asks again; the queue answers twice rather than never."""
@@ -53,7 +54,7 @@ def _taken_over(todo: Todo, why: str) -> Todo:
 
 
 @workflow.defn
-class TaskWorkflow(TaskSteps):
+class TaskWorkflow(TurnTaking):
     @workflow.run
     async def run(self, task: TaskInput) -> TaskResult:
         self.task, self.title = task, task.title

@@ -1,0 +1,108 @@
+"""When a CLI is ended that would not end by itself, or must not go on: with programs that print what Codex prints."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from activities.agents import runtime
+from activities.agents.base import Report
+from activities.drive import Caps, drive
+from activities.settings import AgentSpec
+from tests.agents.turns import a_turn
+
+AGENT = AgentSpec(runtime="codex", model="gpt-5.5")
+THREAD = '{"type":"thread.started","thread_id":"t-1"}'
+RETRY = '{"type":"error","message":"Reconnecting... 1/5 (last status: 429 Too Many Requests, retry after 3600s)"}'
+COMPLETED = '{"type":"turn.completed","usage":{"input_tokens":10,"cached_input_tokens":0,"output_tokens":5}}'
+
+
+def go(tmp_path: Path, script: str, caps: Caps | None = None, **changes: Any) -> tuple[Report, float]:
+    """One turn with `script` in the place of codex."""
+    program = tmp_path / "bin" / "codex"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    turn = a_turn(AGENT, folder=tmp_path, env=env, **changes)
+    caps = caps or Caps(wall_seconds=60, idle_seconds=30, retry_seconds=1)
+    return asyncio.run(drive(runtime("codex"), turn, tmp_path, caps, tmp_path / "lock"))
+
+
+def say(*lines: str) -> str:
+    return "; ".join(f"echo '{line}'" for line in lines)
+
+
+def test_another_session_than_the_wanted_one_is_ended_at_once(tmp_path: Path) -> None:
+    report, seconds = go(tmp_path, f"{say(THREAD)}; sleep 60", session="t-0")
+    assert (report.end, report.session) == ("lost_session", None)
+    assert "another session than t-0" in report.reason
+    assert seconds < 30
+
+
+def test_a_cli_that_only_tries_again_is_limited(tmp_path: Path) -> None:
+    report, seconds = go(tmp_path, f"{say(THREAD, RETRY)}; sleep 60")
+    assert report.end == "limited"
+    assert "429 Too Many Requests" in report.reason
+    assert report.session == "t-1"
+    assert seconds < 30
+
+
+def test_a_retry_of_something_unknown_is_a_stall(tmp_path: Path) -> None:
+    report, _ = go(tmp_path, f"{say(THREAD, RETRY.replace('429 Too Many Requests', '418 Teapot'))}; sleep 60")
+    assert report.end == "stalled"
+    assert "418 Teapot" in report.reason
+
+
+def test_one_that_gets_on_again_goes_on(tmp_path: Path) -> None:
+    item = '{"type":"item.completed","item":{"type":"agent_message","text":"done"}}'
+    report, _ = go(tmp_path, f"{say(THREAD, RETRY, item)}; sleep 2; {say(COMPLETED)}")
+    assert (report.end, report.text) == ("done", "done")
+
+
+def test_silence_is_a_stall_and_the_end_of_the_time_a_time_out(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    silent = f"{say(THREAD)}; sleep 60"
+    report, _ = go(tmp_path / "a", silent, Caps(wall_seconds=60, idle_seconds=1))
+    assert (report.end, report.session) == ("stalled", "t-1")
+    report, _ = go(tmp_path / "b", silent, Caps(wall_seconds=1, idle_seconds=60))
+    assert report.end == "timeout"
+    report, _ = go(tmp_path / "c", silent, Caps(wall_seconds=60, idle_seconds=60, agent_seconds=1))
+    assert report.end == "budget"
+
+
+@pytest.mark.parametrize("caps", [{"cost_usd": 0.5}, {"tokens": 100_000}])
+def test_the_budget_is_looked_at_while_it_works(tmp_path: Path, caps: dict[str, Any]) -> None:
+    """Codex says nothing of its use meanwhile, but writes it into its own log."""
+    counted = {"type": "token_count", "info": {"total_token_usage": {"input_tokens": 900_000, "output_tokens": 10}}}
+    entry = json.dumps({"type": "event_msg", "payload": counted})
+    rollouts = tmp_path / ".codex" / "sessions" / "2026" / "11" / "21"
+    log = rollouts / "rollout-2026-11-21T00-00-00-t-1.jsonl"
+    script = f"mkdir -p {rollouts}; {say(THREAD)}; sleep 1; echo '{entry}' >> {log}; sleep 60"
+    report, seconds = go(tmp_path, script, Caps(wall_seconds=60, idle_seconds=60, **caps))
+    assert report.end == "budget"
+    assert report.usage.input_tokens == 900_000
+    assert report.usage.cost_usd > 0.5
+    assert report.cumulative["input_tokens"] == 900_000
+    assert seconds < 30
+
+
+def test_a_result_counts_although_the_program_does_not_exit(tmp_path: Path) -> None:
+    report, seconds = go(tmp_path, f"{say(THREAD, COMPLETED)}; sleep 60")
+    assert report.end == "done"
+    assert seconds < 40
+
+
+def test_a_program_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+    turn = a_turn(AGENT, folder=tmp_path, env={"PATH": ""})
+    caps = Caps(wall_seconds=60, idle_seconds=60)
+    report, _ = asyncio.run(drive(runtime("codex"), turn, tmp_path, caps, tmp_path / "lock"))
+    assert report.end == "failed"
+    assert "cannot start codex" in report.reason
