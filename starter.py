@@ -10,13 +10,14 @@ import re
 import time
 import uuid
 from collections.abc import Coroutine
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.client import Client, WorkflowQueryFailedError, WorkflowUpdateFailedError
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
@@ -27,7 +28,7 @@ from activities.home import Home, default_home
 from activities.merging import queue_id
 from console import doctor as check
 from console import inputs
-from console.costs import By, Spent, cost_table, spendings
+from console.costs import By, NoTask, Spent, cost_table, spendings
 from console.costs import as_json as costs_as_json
 from console.demo import demo as run_demo
 from console.follow import follow
@@ -58,12 +59,12 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Any trouble that an operator can do something about is one line and exit 1."""
     try:
         return asyncio.run(work)
-    except (CannotServe, NoLog, RepositoryProblem) as problem:
+    except (CannotServe, NoLog, NoTask, RepositoryProblem) as problem:
         text = str(problem)
     except WorkflowUpdateFailedError as error:
         text = str(error.cause)
-    except RPCError as error:
-        text = error.message
+    except (RPCError, WorkflowQueryFailedError) as error:
+        text = error.message.partition("\n")[0]
     typer.echo(f"starter: {text}", err=True)
     raise typer.Exit(1)
 
@@ -144,8 +145,8 @@ def start(
         "fallbacks": fallback,
         "reviewers": reviewer,
         "gates": [inputs.gate(text) for text in gate or []],
-        "limits": {"max_cost_usd": max_cost} if max_cost else None,
-        "delivery": {"strategy": strategy} if strategy else None,
+        "limits": {"max_cost_usd": max_cost} if max_cost is not None else None,
+        "delivery": {"strategy": strategy} if strategy is not None else None,
         "interactive": interactive or None,
     }
     task = inputs.task_input(file, flags)
@@ -324,12 +325,16 @@ def costs(
     namespace: Namespace = None,
 ) -> None:
     """What tasks have cost: money, tokens, time, attempts. Example: starter.py costs --by model"""
+    try:
+        first = date.fromisoformat(since).isoformat() if since else ""
+    except ValueError:
+        raise typer.BadParameter(f"{since!r} is no day: give YYYY-MM-DD", param_hint="--since") from None
 
     async def go() -> tuple[list[Spent], list[str]]:
         return await spendings(await connected(address, namespace), task_ids or None, limit)
 
     spent, silent = run(go())
-    spent = [each for each in spent if each.day >= since]
+    spent = [each for each in spent if each.day >= first]
     if as_json:
         console.print_json(json.dumps(costs_as_json(spent, by)))
     else:

@@ -60,6 +60,7 @@ Ask = Literal[
     "followup",  # you said NEEDS_FOLLOWUP; once more
     "gate_red",  # a gate failed
     "review",  # judge this diff
+    "review_on",  # go on judging: you were stopped
     "fix",  # the reviewer asked for changes
     "resolve",  # merge conflict with the target
     "continue",  # an operator continues a blocked task
@@ -118,7 +119,8 @@ class Usage(Model):
     """Tokens of a model whose price nobody knows: they are missing in `cost_usd`."""
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
+        added = {name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields}
+        return Usage(**{**added, "cost_usd": round(added["cost_usd"], 9)})  # 0.4 + 0.8 is 1.2
 
     @property
     def tokens(self) -> int:
@@ -309,11 +311,15 @@ class SettleInput(Model):
     """The head whose work is on the target; what goes beyond it is saved."""
     ops: list[str] = []
     """Candidates that the task submitted: what the repository pinned for them is let go."""
+    cut_off: str = ""
+    """Folder of a turn that was ended by cancelling or abandoning the task, `003-executor`."""
 
 
 class Settled(Model):
     salvage_ref: str | None = None
     salvaged_files: int = 0
+    usage: Usage = Usage()
+    """Of the turn that was cut off."""
 
 
 class UpdateBranchInput(Model):

@@ -4,7 +4,8 @@ A CLI is ended, with all that it started, when
 
 * it has told its result and does not exit (10 s),
 * it was silent, or did nothing but try the same again, for too long: CLIs sleep through a retry-after of an hour, or
-  back off for ever, with and without a word. A wait that long is the quota's, which holds no slot meanwhile,
+  back off for ever, with and without a word. A wait that long is the quota's, which holds no slot meanwhile. One
+  failure that states no wait is not enough: the silence after it may be a long answer,
 * what the turn may use is used up: looked at with each message, so at most one request more is paid,
 * it goes on in another session than it was told to: it would work without its memory,
 * the turn's time is over.
@@ -12,17 +13,22 @@ A CLI is ended, with all that it started, when
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from activities import process
 from activities.agents.base import Reader, Report, Runtime, Turn, judged
+from activities.agents.resets import stated_wait
 
 RETRY_SECONDS = 90.0
 """Claude Code's retries, as we limit them, take 20 s; Codex's of a 500 take 24 s (research: agent-clis)."""
 _CHUNK = 2**20
+LOG_LINE_LIMIT = 2**20
+"""Bytes of a line of a log that are looked at; the rest of a longer line is left out."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ async def drive(
         )
     except process.CannotStart as problem:
         return Report("failed", reason=str(problem)), 0.0
-    watch.read_log()
+    await watch.read_rest()
     report = reader.report(ended.exit_code, _end_of(stderr))
     report.model = report.model or reader.model
     if report.end == "done":
@@ -99,23 +105,38 @@ class _Watch:
         self._reader = reader
         self._caps = caps
         self._on_progress = on_progress
-        self._retrying_since: float | None = None
+        self._retries = 0
+        self._first_failure = self._newest_failure = 0.0
+        """Of those without a success between them."""
         self._why = ""
-        self._log_read = 0
-        self._log_rest = b""
+        self._log = Lines(self._log_line)
 
     def line(self, line: str) -> None:
         self._reader.feed(line)
+        self._note_failures()
         self._on_progress(self._reader)
+
+    def _log_line(self, line: str) -> None:
+        self._reader.feed_log(line)
+        self._note_failures()
+
+    def _note_failures(self) -> None:
+        reader, now = self._reader, time.monotonic()
+        if not reader.retrying:
+            self._first_failure = 0.0
+        elif reader.retries != self._retries:
+            self._first_failure = self._first_failure or now
+            self._newest_failure = now
+        self._retries = reader.retries
 
     def stop(self) -> bool:
         if not self._why and not self._reader.finished:
-            self.read_log()
+            self._read_log()
             self._why = self._reason()
         return bool(self._why)
 
     def _reason(self) -> str:
-        reader, caps, now = self._reader, self._caps, time.monotonic()
+        reader, caps = self._reader, self._caps
         if reader.turn.session and reader.session and reader.session != reader.turn.session:
             return "session"
         used = reader.usage
@@ -123,13 +144,15 @@ class _Watch:
             return "budget"
         if caps.tokens is not None and used.tokens >= caps.tokens:
             return "budget"
-        if not reader.retrying:
-            self._retrying_since = None
-        elif self._retrying_since is None:
-            self._retrying_since = now
-        elif now - self._retrying_since >= caps.retry_seconds:
-            return "retries"
-        return ""
+        return "retries" if reader.retrying and self._only_retries() else ""
+
+    def _only_retries(self) -> bool:
+        """It has failed again and again, or sleeps: not if it may have been at work since its newest failure."""
+        enough = self._caps.retry_seconds
+        if self._newest_failure - self._first_failure >= enough:
+            return True
+        waits = stated_wait(self._reader.retrying, datetime.now().astimezone()) or 0.0
+        return (self._reader.pauses or waits >= enough) and time.monotonic() - self._newest_failure >= enough
 
     def judge(self, report: Report) -> None:
         """Of a CLI that was stopped: why, and that outweighs what it may have said itself."""
@@ -150,18 +173,54 @@ class _Watch:
                 report.retry_after_seconds = known.retry_after_seconds
                 report.reason = f"nothing but retries for {caps.retry_seconds:g} s: {known.reason}"
 
-    def read_log(self) -> None:
-        """What is new in the file that the CLI writes beside its output."""
+    def _read_log(self) -> bool:
+        """Some of what is new in the file that the CLI writes beside its output; True: there may be more."""
         path = self._reader.log
-        if path is None or not path.exists():
-            return
+        return path is not None and path.exists() and self._log.read(path)
+
+    async def read_rest(self) -> None:
+        """All that is new in it, also a last line without its end."""
+        for _ in iter(self._read_log, False):
+            await asyncio.sleep(0)
+        self._log.finish()
+
+
+class Lines:
+    """Lines of a growing file, a piece of the file at a time. Takes time linear in its size, also if it is one line."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._read = 0
+        self._line: list[bytes] = []
+        self._room = LOG_LINE_LIMIT
+
+    def read(self, path: Path) -> bool:
+        """True: there may be more."""
         with path.open("rb") as file:
-            file.seek(self._log_read)
-            while chunk := file.read(_CHUNK):
-                self._log_read += len(chunk)
-                *lines, self._log_rest = (self._log_rest + chunk).split(b"\n")
-                for line in lines:
-                    self._reader.feed_log(line.decode("utf-8", "replace"))
+            file.seek(self._read)
+            chunk = file.read(_CHUNK)
+        self._read += len(chunk)
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            self._add(piece)
+            self._hand_over()
+        self._add(rest)
+        return len(chunk) == _CHUNK
+
+    def finish(self) -> None:
+        if self._line:
+            self._hand_over()
+
+    def _add(self, piece: bytes) -> None:
+        kept = piece[: self._room]
+        self._room -= len(kept)
+        if kept:
+            self._line.append(kept)
+
+    def _hand_over(self) -> None:
+        line = b"".join(self._line).decode("utf-8", "replace")
+        self._line, self._room = [], LOG_LINE_LIMIT
+        self._on_line(line)
 
 
 def _end_of(path: Path, limit: int = 20_000) -> str:

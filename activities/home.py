@@ -2,7 +2,7 @@
 
 worktrees/<key>/            a task's worktree (a shared clone)
 worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
-runs/<key>/                 a task's bulk: task.json, turns/, gates/, reviews/, plan.md
+runs/<key>/                 a task's bulk: task.json, turns/, sessions/, gates/, reviews/, plan.md
 repositories/<id>/          per repository: landing.lock, landing.json, slots/, gate results
 temporal/                   the development server's database and log
 workers/                    which worker process runs which activities, to recover after a kill
@@ -43,6 +43,10 @@ def repository_id(common_dir: Path) -> str:
 @dataclass(frozen=True)
 class Home:
     root: Path
+
+    def create(self) -> None:
+        """For its owner alone: prompts and transcripts are in it. One that exists is left as it is."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def worktree(self, key: str) -> Path:
         return self.root / "worktrees" / key

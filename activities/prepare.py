@@ -24,10 +24,15 @@ from activities.home import repository_id, safe_name, task_key
 from activities.process import base_environment
 from activities.settings import INVALID_TASK, AgentSpec, GateSpec, TaskInput, TaskSettings, explain
 from activities.settle import settle
-from activities.site import Site, blocking, invalid, task_branch, write_model
+from activities.site import Site, blocking, invalid, task_branch, write_atomically, write_model
 
 SETTINGS_FILE = "mergewright.toml"
 REPOSITORY_QUOTA = "repository/"
+_ENVIRONMENTS: dict[str, Any] = {
+    **{field: {"env"} for field in ("agent", "resolver", "compactor")},
+    **{field: {"__all__": {"env"}} for field in ("fallbacks", "reviewers")},
+}
+"""Of all agents of a task."""
 
 
 class PrepareActivities:
@@ -92,7 +97,10 @@ class PrepareActivities:
         ref = TaskRef(task_id=given.task_id, key=key, repo=str(repository.path), target=target)
         self._clear_earlier_runs(ref)
         worktree = create(repository, self.site.home.worktree(key), key, task_branch(given.task_id), base, target)
-        write_model(self.site.home.run(key) / "task.json", task.model_copy(update=dict(settings)))
+        complete = task.model_copy(update=dict(settings))
+        # What is in `env` may be secret, and nobody reads it there.
+        kept = complete.model_dump_json(indent=1, exclude=_ENVIRONMENTS)
+        write_atomically(self.site.home.run(key) / "task.json", kept)
         write_model(self.site.home.run(key) / "ref.json", ref)
         return Prepared(
             ref=ref,

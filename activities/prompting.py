@@ -66,7 +66,8 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
     asked = render(f"ask/{given.ask}", **values)
     if interrupted:
         asked = render("ask/interrupted", asked=asked)
-    # The first turn's prompt is whole also on a resume: that session may have broken off before it read anything.
+    # By the session that was asked for: one that an interrupted attempt began may have broken off before it read
+    # anything. So may the session of a first turn.
     whole = given.session is None or given.ask in ("start", "plan")
     parts = [render("task", **values)] if whole else []
     if given.messages or commits:

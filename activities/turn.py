@@ -1,12 +1,15 @@
 """One turn of one agent: its prompt, its process, its judgement, and what is kept of it.
 
-The turn's folder is its memory. `result.json` there: the turn is over, and a second run returns it. `session` there
-without a result: an earlier attempt was interrupted, and this one goes on in the same session.
+The turn's folder is its memory. `result.json` there: the turn is over, and a second run returns it. Without it an
+earlier attempt was interrupted: `session` is the session that this one goes on in, `usage.json` what has been used
+already, and `stdout.1.log` and the like are what was said then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import itertools
 import json
 import os
 import uuid
@@ -20,7 +23,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities import fence, process
 from activities.agents import runtime, signals
-from activities.agents.base import Reader, Report, Runtime, Turn
+from activities.agents.base import Reader, Report, Runtime, Turn, with_estimate
 from activities.config import BadConfig, Config, agent_environment, load
 from activities.contracts import TurnCaps, TurnInput, TurnResult, Usage
 from activities.drive import Caps, drive
@@ -46,6 +49,10 @@ PLAN_CHARACTERS = 16_000
 WORKERS = ("executor", "fixer", "resolver")
 """Roles that change code, and say with a signal how they ended."""
 SAID_CHARACTERS = 2_000
+NOTE_SECONDS = 1.0
+"""How often the use of a running turn is noted: at most that much of it is lost with the worker."""
+SMALLEST_CAP_USD = 0.01
+"""Of a turn that is taken up again, whatever is left: it may say where it is. No CLI takes a budget of 0."""
 
 
 class TurnActivities:
@@ -65,21 +72,23 @@ class TurnActivities:
         return await self._run(given, started, waited)
 
     async def _run(self, given: TurnInput, started: _Started, waited: timedelta) -> TurnResult:
-        agent, folder, caps = given.agent, started.folder, given.caps
+        agent, folder = given.agent, started.folder
         shown = progress()
-        shown.update(turn=given.turn, role=given.role, agent=agent.label(), session=given.session)
+        shown.update(turn=given.turn, role=given.role, agent=agent.label(), session=started.turn.session)
+        meter = _Meter(folder / "usage.json", started.carried)
         noted = ""
         warned = False
 
         def follow(reader: Reader) -> None:
             nonlocal noted, warned
-            used = reader.usage
+            meter.reader = reader
+            used = meter.used
             shown.update(last=reader.retrying or reader.last, cost_usd=round(used.cost_usd, 4), tokens=used.tokens)
-            if reader.session and reader.session != noted and given.session in (None, reader.session):
+            if reader.session and reader.session != noted and started.turn.session in (None, reader.session):
                 # As soon as it is known: should we die now, the next attempt resumes it.
                 noted = shown["session"] = reader.session
                 write_atomically(folder / "session", noted)
-            if not warned and _nearly_used_up(caps, used):
+            if not warned and _nearly_used_up(given.caps, used):
                 warned = True
                 log.warning("80 % of what the turn may use is used", task=given.ref.task_id, turn=given.turn,
                             cost_usd=used.cost_usd, tokens=used.tokens)  # fmt: skip
@@ -87,22 +96,53 @@ class TurnActivities:
         bounds = Caps(
             wall_seconds=agent.turn_timeout_minutes * 60,
             idle_seconds=agent.idle_timeout_minutes * 60,
-            agent_seconds=caps.seconds,
-            cost_usd=caps.cost_usd,
-            tokens=caps.tokens,
+            agent_seconds=started.caps.seconds,
+            cost_usd=started.caps.cost_usd,
+            tokens=started.caps.tokens,
         )
         lock = self.site.home.worktree_lock(given.ref.key)
+        noting = asyncio.create_task(meter.note_often())
         try:
             report, seconds = await drive(started.runtime, started.turn, started.worktree.path, bounds, lock, follow)
         except (process.Busy, process.Interrupted) as problem:
             raise ApplicationError(str(problem), type=type(problem).__name__) from problem
+        finally:
+            noting.cancel()
+            meter.note(meter.used)
+        report.usage = started.carried + report.usage
+        meter.note(report.usage)
         if report.end in ("login", "credit"):
             report.reason = f"{report.reason}: {started.runtime.login}"
         result = await blocking(_finish, self.site.home, given, started, report)
         result = result.model_copy(update={"seconds": seconds, "waited_seconds": waited.total_seconds()})
         write_model(folder / "result.json", result)
-        log.info("turn ended", role=given.role, turn=given.turn, end=result.end, reason=result.reason)
+        said = {"task": given.ref.task_id, "turn": given.turn, "role": given.role, "attempt": activity.info().attempt}
+        log.info("turn ended", **said, end=result.end, reason=result.reason)
         return result
+
+
+class _Meter:
+    """Keeps the turn's use so far in a file, that of earlier attempts with it: it outlives this worker."""
+
+    def __init__(self, path: Path, carried: Usage) -> None:
+        self.reader: Reader | None = None
+        self._path = path
+        self._carried = self._noted = carried
+
+    @property
+    def used(self) -> Usage:
+        return self._carried + self.reader.usage if self.reader else self._carried
+
+    async def note_often(self) -> None:
+        """Some CLIs tell their use in files beside their output, so no line of output says that there is news."""
+        while True:
+            await asyncio.sleep(NOTE_SECONDS)
+            self.note(self.used)
+
+    def note(self, used: Usage) -> None:
+        if used != self._noted:
+            self._noted = used
+            write_model(self._path, used)
 
 
 def _nearly_used_up(caps: TurnCaps, used: Usage) -> bool:
@@ -116,6 +156,10 @@ class _Started:
     worktree: Worktree
     runtime: Runtime
     turn: Turn
+    carried: Usage
+    """What earlier attempts at the turn have used."""
+    caps: TurnCaps
+    """What this attempt may use: less than the turn, if something was used."""
 
 
 def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
@@ -129,11 +173,14 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
         worktree.put_back(given.commit)
     noted = folder / "session"
     interrupted = noted.exists()
-    if interrupted:
-        given = given.model_copy(update={"session": noted.read_text()})
-    commits = _news(home, given, worktree)
+    session = noted.read_text() if interrupted else given.session
+    carried = Usage.model_validate(read_json(folder / "usage.json"))
+    caps = _caps_left(given.caps, carried)
+    _keep_logs(folder)
+    commits = _news(home, given, worktree, session)
     prompt = compose(home, given, worktree, commits, interrupted)
-    write_model(folder / "agent.json", given.agent)  # who can read the transcript
+    # Who can read the transcript. What is in `env` may be secret.
+    write_atomically(folder / "agent.json", given.agent.model_dump_json(indent=1, exclude={"env"}))
     write_atomically(folder / "prompt.md", prompt.text)
     write_atomically(folder / "system.md", prompt.system)
     found = runtime(given.agent.runtime)
@@ -145,14 +192,33 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
         number=given.turn,
         prompt=prompt.text,
         system=prompt.system,
-        session=given.session,
+        session=session,
         new_session=str(uuid.uuid4()),
         folder=folder,
-        budget_usd=given.caps.cost_usd,
+        budget_usd=caps.cost_usd,
         env={**environment, "TMPDIR": str(temporary), **given.agent.env},
-        previous=read_json(_figures(home, given, given.session)) if given.session else {},
+        # The session's sums hold the interrupted attempts too, which are counted already.
+        previous=with_estimate(_figures_before(home, given, folder, session), carried),
     )
-    return _Started(folder, worktree, found, turn)
+    return _Started(folder, worktree, found, turn, carried, caps)
+
+
+def _caps_left(caps: TurnCaps, carried: Usage) -> TurnCaps:
+    cost, tokens = caps.cost_usd, caps.tokens
+    if cost is not None and carried.cost_usd:
+        cost = max(cost - carried.cost_usd, min(cost, SMALLEST_CAP_USD))
+    if tokens is not None:
+        tokens = max(tokens - carried.tokens, 1)
+    return caps.model_copy(update={"cost_usd": cost, "tokens": tokens})
+
+
+def _keep_logs(folder: Path) -> None:
+    """Those of the attempt before, which the CLI's next process would begin anew."""
+    names = ("stdout", "stderr")
+    number = next(n for n in itertools.count(1) if not any((folder / f"{name}.{n}.log").exists() for name in names))
+    for name in names:
+        if (log_file := folder / f"{name}.log").exists():
+            log_file.rename(folder / f"{name}.{number}.log")
 
 
 def _config(home: Home) -> Config:
@@ -162,14 +228,14 @@ def _config(home: Home) -> Config:
         raise ApplicationError(str(problem), type="BadConfig") from problem
 
 
-def _news(home: Home, given: TurnInput, worktree: Worktree) -> list[str]:
+def _news(home: Home, given: TurnInput, worktree: Worktree, session: str | None) -> list[str]:
     """Commits that the target got since the agent's last turn (FEATURES A18); its `origin/<target>` now has them."""
     seen = home.run(given.ref.key) / "target"
     now = worktree.refresh()
     before = seen.read_text() if seen.exists() else now
     if given.role != "reviewer":
         write_atomically(seen, now)
-    return subjects(worktree.repository, before, now, 20) if before != now and given.session else []
+    return subjects(worktree.repository, before, now, 20) if before != now and session else []
 
 
 def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> TurnResult:
@@ -179,8 +245,10 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
     # A resumed CLI that died before it said its session has not lost it; one that was told so has.
     session = report.session or (started.turn.session if report.end != "lost_session" else None)
     if report.session:
-        figures = json.dumps(report.cumulative or started.turn.previous)
-        write_atomically(_figures(home, given, report.session), figures)
+        figures = report.cumulative or started.turn.previous
+        before = _figures_before(home, given, started.folder, report.session)
+        kept = {"turn": started.folder.name, "figures": figures, "before": before}
+        write_atomically(_figures(home, given, report.session), json.dumps(kept))
     if given.commit is not None:
         save(started.worktree, task_id=given.ref.task_id, outcome=f"written by the {given.role}", kept=given.commit)
         started.worktree.put_back(given.commit)
@@ -207,7 +275,14 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
     )
 
 
-def _figures(home: Home, given: TurnInput, session: str | None) -> Path:
+def _figures(home: Home, given: TurnInput, session: str) -> Path:
     """Cumulative figures of a session: the CLIs count over resumes, and a turn's use is the difference."""
-    name = hashlib.sha256((session or "").encode()).hexdigest()[:16]
+    name = hashlib.sha256(session.encode()).hexdigest()[:16]
     return home.run(given.ref.key) / "sessions" / f"{name}.json"
+
+
+def _figures_before(home: Home, given: TurnInput, folder: Path, session: str | None) -> dict[str, float]:
+    """Those before this turn, also when an attempt at it has written its own and was then interrupted."""
+    kept = read_json(_figures(home, given, session)) if session else {}
+    before: dict[str, float] = kept.get("before" if kept.get("turn") == folder.name else "figures", {})
+    return before

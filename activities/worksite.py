@@ -5,11 +5,11 @@ from __future__ import annotations
 import structlog
 from temporalio import activity
 
-from activities.contracts import Collected, CollectInput, Settled, SettleInput, UpdateBranchInput, UpdatedBranch
+from activities.contracts import Collected, CollectInput, Settled, SettleInput, UpdateBranchInput, UpdatedBranch, Usage
 from activities.git.history import subjects
 from activities.git.merging import start_merge, unresolved
 from activities.settle import settle
-from activities.site import Site, blocking, short_ref, worktree_of, write_atomically
+from activities.site import Site, blocking, read_json, short_ref, worktree_of, write_atomically
 
 log = structlog.get_logger()
 
@@ -74,5 +74,8 @@ class WorksiteActivities:
     async def settle(self, given: SettleInput) -> Settled:
         """Save what did not land, remove the worktree. A second run finds what the first one saved."""
         settled = await blocking(settle, self.site.home, given.ref, given.outcome, given.landed_head, given.ops)
-        log.info("task settled", outcome=given.outcome, salvage_ref=settled.salvage_ref)
+        if given.cut_off:
+            told = read_json(self.site.home.run(given.ref.key) / "turns" / given.cut_off / "usage.json")
+            settled = settled.model_copy(update={"usage": Usage.model_validate(told)})
+        log.info("task settled", task=given.ref.task_id, outcome=given.outcome, salvage_ref=settled.salvage_ref)
         return settled

@@ -10,7 +10,7 @@ from typing import Literal
 
 from rich.table import Table
 from temporalio.client import Client, WorkflowQueryFailedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.contracts import Usage
 from workflows.contracts import TurnRecord
@@ -18,6 +18,10 @@ from workflows.contracts import TurnRecord
 By = Literal["task", "runtime", "model", "account", "role", "day", "turn"]
 AT_ONCE = 8
 """Queries: each has a worker replay the task."""
+
+
+class NoTask(Exception):
+    """What was asked for by its id is no task; one line."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,11 @@ _TITLES: dict[By, tuple[str, ...]] = {
 
 
 async def spendings(client: Client, task_ids: Iterable[str] | None, most: int) -> tuple[list[Spent], list[str]]:
-    """All turns of these tasks, or of the newest `most` that the server knows; and the tasks that did not answer."""
+    """All turns of these tasks, or of the newest `most` that the server knows; and the tasks that did not answer.
+
+    Raises NoTask for an id that was given.
+    """
+    named = task_ids is not None
     if task_ids is None:
         found = client.list_workflows("WorkflowType = 'TaskWorkflow'", limit=most)
         task_ids = [execution.id async for execution in found]
@@ -60,13 +68,22 @@ async def spendings(client: Client, task_ids: Iterable[str] | None, most: int) -
             try:
                 handle = client.get_workflow_handle(task_id)
                 turns: list[TurnRecord] = await handle.query("timeline", result_type=list[TurnRecord])
-            except (RPCError, WorkflowQueryFailedError):
+            except (RPCError, WorkflowQueryFailedError) as error:
+                if named and (why := _no_task(error)):
+                    raise NoTask(f"{task_id}: {why}") from None
                 silent.append(task_id)
                 return []
         return [Spent(task_id, turn) for turn in turns]
 
     each = await asyncio.gather(*(of(task_id) for task_id in dict.fromkeys(task_ids)))
     return [spent for turns in each for spent in turns], silent
+
+
+def _no_task(error: RPCError | WorkflowQueryFailedError) -> str:
+    """Why there is nothing that could answer; empty: it did not, this time."""
+    if isinstance(error, WorkflowQueryFailedError):
+        return error.message.partition("\n")[0]
+    return "there is no such task" if error.status is RPCStatusCode.NOT_FOUND else ""
 
 
 def grouped(spent: Iterable[Spent], by: By) -> dict[tuple[str, ...], list[Spent]]:
@@ -77,17 +94,20 @@ def grouped(spent: Iterable[Spent], by: By) -> dict[tuple[str, ...], list[Spent]
 
 
 def cost_table(spent: list[Spent], by: By) -> Table:
-    table = Table(box=None, header_style="dim", show_footer=True)
+    table = Table(box=None, header_style="dim", show_footer=True, pad_edge=False)
     groups = grouped(spent, by)
     titles = _TITLES.get(by, (by,))
-    total = _cells(spent)
+    first = 2 if by == "turn" else 0  # of one turn it is no news that it is one
+    rows = {key: _cells(group)[first:] for key, group in groups.items()}
     for place, title in enumerate(titles):
         table.add_column(title, footer="" if place else "all", no_wrap=True)
-    for title, footer in zip(_FIGURES, total, strict=True):
-        table.add_column(title, footer=footer, justify="right", no_wrap=True)
-    order = sorted(groups) if by in ("day", "turn") else sorted(groups, key=lambda key: -_usage(groups[key]).cost_usd)
+    for place, (title, footer) in enumerate(zip(_FIGURES[first:], _cells(spent)[first:], strict=True)):
+        widest = max(len(text) for text in (title, footer, *(row[place] for row in rows.values())))
+        # Where it is narrow the names are cut, never a figure.
+        table.add_column(title, footer=footer, justify="right", no_wrap=True, min_width=widest)
+    order = sorted(rows) if by in ("day", "turn") else sorted(rows, key=lambda key: -_usage(groups[key]).cost_usd)
     for key in order:
-        table.add_row(*key, *_cells(groups[key]))
+        table.add_row(*key, *rows[key])
     return table
 
 
@@ -104,7 +124,7 @@ def as_json(spent: list[Spent], by: By) -> list[dict[str, object]]:
     ]
 
 
-_FIGURES = ("turns", "attempts", "time", "input", "cached", "output", "cost")
+_FIGURES = ("turns", "tries", "time", "input", "cached", "output", "cost")
 
 
 def _usage(group: Iterable[Spent]) -> Usage:

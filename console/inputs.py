@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import tomllib
 from pathlib import Path
@@ -12,6 +14,10 @@ import typer
 from pydantic import ValidationError
 
 from activities.settings import TaskInput, explain
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""In capitals: the gate `test` has a name, `CI=1` is an assignment of the shell."""
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -27,9 +33,14 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def task_input(file: Path | None, flags: dict[str, Any]) -> TaskInput:
-    """Flags win over the file. Without `repo` it is the checkout of the current folder."""
+    """Flags win over the file, tables field by field. Without `repo` it is the checkout of the current folder."""
     given = read_file(file) if file is not None else {}
-    given |= {name: value for name, value in flags.items() if value not in (None, [], "")}
+    for name, value in flags.items():
+        if value in (None, [], ""):
+            continue
+        if isinstance(value, dict) and isinstance(there := given.get(name), dict):
+            value = {**there, **value}
+        given[name] = value
     given["repo"] = str(Path(given.get("repo") or _here()).resolve())
     try:
         return TaskInput.model_validate(given)
@@ -43,12 +54,21 @@ def payload(task: TaskInput) -> dict[str, Any]:
 
 
 def gate(text: str) -> dict[str, str]:
-    """`name=command`; without a name the first word is one."""
+    """`name=command`; without a name it is the command's program. `CI=1 pytest` sets a variable for pytest.
+
+    Raises typer.BadParameter for what holds no command.
+    """
     name, separator, command = text.partition("=")
-    if separator and name.replace("-", "").replace("_", "").isalnum():
+    if separator and _NAME.fullmatch(name) and not _VARIABLE.fullmatch(name):
         return {"name": name, "command": command}
-    first = "".join(char for char in Path(text.split(maxsplit=1)[0]).name if char.isalnum() or char in "._-")
-    return {"name": first or "gate", "command": text}
+    try:
+        words = shlex.split(text)
+    except ValueError:  # the shell may understand more; if not, the task is refused with its words
+        words = text.split()
+    program = next((word for word in words if not _VARIABLE.fullmatch(word.partition("=")[0])), None)
+    if program is None:
+        raise typer.BadParameter(f"{text!r} holds no command: give name=command", param_hint="--gate")
+    return {"name": re.sub(r"[^A-Za-z0-9._-]", "", Path(program).name) or "gate", "command": text}
 
 
 def _here() -> str:

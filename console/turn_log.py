@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ _MARK = 4_096
 """Bytes before the place where a file is read on, which tell whether it is still the same text."""
 
 _FOLDER = re.compile(r"(\d+)-(\w+)")
+_OLDER = re.compile(r"stdout\.(\d+)\.log")
 _CONTROLS = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
     r"|(?:\x1b\]|\x9d)[^\x00-\x1f\x7f-\x9f]*(?:\x07|\x1b\\|\x9c)"  # OSC: titles, links, the clipboard
@@ -168,6 +170,19 @@ class TurnFolder:
         except (FileNotFoundError, ValidationError):
             return None
 
+    @property
+    def used(self) -> Usage | None:
+        """So far, with what earlier attempts used; None: nothing was noted."""
+        try:
+            return Usage.model_validate_json((self.path / "usage.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def interrupted_logs(self) -> list[Path]:
+        """Transcripts of earlier attempts at the turn, the first one first."""
+        found = (_OLDER.fullmatch(path.name) for path in self.path.iterdir())
+        return [self.path / old[0] for old in sorted(filter(None, found), key=lambda old: int(old[1]))]
+
     def label(self) -> str:
         agent, result = self.agent, self.result
         model = result.model if result else ""
@@ -220,18 +235,23 @@ class _Growing:
         self._path = path
         self._read = 0
         self._mark = b""
+        self._inode: int | None = None
         self.begun = 1
         """How often it was begun: a turn that was interrupted is taken up again with an empty transcript."""
 
     def chunks(self) -> Iterator[bytes]:
-        if not self._path.exists():
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
             return
-        with self._path.open("rb") as file:
+        with file:
+            inode = os.fstat(file.fileno()).st_ino
             file.seek(self._read - len(self._mark))
-            if file.read(len(self._mark)) != self._mark:
+            if file.read(len(self._mark)) != self._mark or self._inode not in (None, inode):
                 self.begun += 1
                 self._read, self._mark = 0, b""
                 file.seek(0)
+            self._inode = inode
             while chunk := file.read(_CHUNK):
                 self._read += len(chunk)
                 self._mark = chunk[-_MARK:]
@@ -439,6 +459,8 @@ class TaskLog:
         self._say("\n".join(lines[:shown]), "dim")
         if lines[shown:]:
             self._say(f"… ({len(lines) - shown} more lines: {prompt})", "dim")
+        for log in turn.interrupted_logs():
+            self._say(f"-- an earlier attempt was interrupted: {log}", "yellow")
         self._part("transcript")
         return _Told(turn, self.console)
 
@@ -448,7 +470,7 @@ class TaskLog:
             return
         result = turn.result
         if result is None:
-            used = transcript.usage
+            used = turn.used or transcript.usage
             self._part(self._state(running))
             if used.tokens or used.cost_usd:
                 self._say(f"so far: ${used.cost_usd:.4f}, {used.tokens} tokens")

@@ -58,6 +58,7 @@ class DevServer:
 
     async def ensure(self) -> str:
         """Its address; started if nobody did. Raises CannotServe."""
+        self.home.create()
         self.home.temporal.mkdir(parents=True, exist_ok=True)
         if self._take_ownership():
             for option, port in (("--port", self.port), ("--ui-port", self.ui_port)):

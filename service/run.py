@@ -110,6 +110,7 @@ async def run_worker(
     sweep_every: float = SWEEP_EVERY,
 ) -> None:
     """Serves until `stop` is set; then agents are ended, and the next worker resumes them."""
+    home.create()
     lifeline = Lifeline(home)
     site = Site(home=home, host=host, task_queue=task_queue, client=client)
     try:

@@ -266,3 +266,95 @@ async def test_what_a_resumed_turn_is_told_is_little(kit: Kit) -> None:
     whole = first.stat().st_size
     assert len(later) == 2
     assert all(path.stat().st_size < whole / 10 for path in later)
+
+
+async def test_a_task_of_the_same_id_does_not_wait_for_the_turn_of_the_one_before(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflows.quota.PING", timedelta(seconds=1))
+    account = an_account(kit, slots=1)
+    async with kit.worker():
+        first = await kit.start(kit.input(agent=on(account, kit.agent(executor=[{"sleep": 300}]))), f"same-{account}")
+        await status_when(first, lambda now: now.stage is Stage.WORK)
+        await first.terminate()
+        second = await kit.start(kit.input(agent=on(account, kit.agent(executor=[WRITE]))), f"same-{account}")
+        assert (await second.result()).outcome == "merged"
+
+
+async def test_reviewers_that_are_limited_are_passed_over_and_then_waited_for(kit: Kit) -> None:
+    account = an_account(kit)
+    limited = {"fail": 75, "stderr": "retry-after: 9000"}
+    first = on(account, kit.agent(reviewer=[limited, {"say": "VERDICT: APPROVED"}]))
+    silent = kit.agent(reviewer=[{"say": "I cannot say."}])
+    agent = kit.agent(executor=[WRITE])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent, reviewers=[first, silent]))
+        status = await status_when(handle, lambda now: now.stage is Stage.LIMITED)
+        assert "limited" in status.waiting_for
+        await the_quota(kit, account).signal("wake")
+        result = await handle.result()
+    assert (result.outcome, result.turns) == ("merged", 3)  # the silent one was asked once
+
+
+async def test_a_reviewer_whose_share_is_used_up_goes_on_in_its_session(kit: Kit) -> None:
+    account = an_account(kit, max_cost_usd_per_day=10.0)
+    once = "test -e ../seen || { touch ../seen && sleep 60; }"
+    reviewer = kit.agent(reviewer=[{"usage": {"cost_usd": 3}, "shell": once, "say": "VERDICT: APPROVED"}])
+    async with kit.worker():
+        result = await kit.run(agent=kit.agent(executor=[WRITE]), reviewers=[on(account, reviewer)])
+    assert result.outcome == "merged"
+    assert result.turns == 3
+    prompt = sorted((kit.home.root / "runs").glob("*/turns/*-reviewer/prompt.md"))[-1].read_text()
+    assert "stopped in the middle of your review" in prompt
+
+
+async def test_cancelled_while_it_waits_for_a_turn(kit: Kit) -> None:
+    account = an_account(kit)
+    limited = {"fail": 75, "stderr": "retry-after: 9000"}
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=on(account, kit.agent(executor=[limited]))))
+        await status_when(handle, lambda now: now.stage is Stage.LIMITED)
+        await handle.cancel()
+        assert (await handle.result()).outcome == "cancelled"
+        for _ in range(100):
+            state = await quota(kit, account)
+            if not state.waiting:
+                break
+            await asyncio.sleep(0.1)
+        assert (state.waiting, state.leases) == ([], [])
+
+
+async def test_a_configuration_that_cannot_be_read_stops_no_task_for_good(kit: Kit) -> None:
+    account = an_account(kit)
+    config = kit.home.root / "config.toml"
+    good = config.read_text()
+    agent = kit.agent(executor=[{"say": "NEEDS_FOLLOWUP x"}, {"say": "NEEDS_FOLLOWUP x"}, WRITE])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=on(account, agent)))
+        await status_when(handle, lambda now: now.blocked is not None)
+        await the_quota(kit, account).terminate()
+        config.write_text("accounts = 7\n")
+        await handle.signal("continue_task", "go on")
+        status = await status_when(
+            handle, lambda now: now.blocked is not None and now.blocked.reason == "our own trouble"
+        )
+        assert status.blocked is not None
+        assert "config.toml" in status.blocked.text
+        config.write_text(good)
+        await handle.signal("continue_task")
+        assert (await handle.result()).outcome == "merged"
+
+
+async def test_what_an_abandoned_turn_has_cost_is_counted(kit: Kit) -> None:
+    step = {"usage": {"cost_usd": 0.5, "input_tokens": 70}, **WRITE, "shell": "touch seen.ignored; sleep 300"}
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[step])))
+        await status_when(handle, lambda now: now.stage is Stage.WORK)
+        for _ in range(600):
+            if list((kit.home.root / "worktrees").glob("*/seen.ignored")):
+                break
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1)  # it is looked at five times a second
+        await handle.signal("abandon")
+        result = await handle.result()
+    assert (result.outcome, result.cost_usd, result.tokens) == ("abandoned", 0.5, 70)

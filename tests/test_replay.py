@@ -79,12 +79,26 @@ async def failed(kit: Kit) -> Handle:
     return await kit.start(kit.input(agent=agent, on_blocked="fail"))
 
 
+async def handed_over(kit: Kit) -> Handle:
+    """Leased turns, a limit, a fallback that takes over, a summary."""
+    limited = {"fail": 75, "stderr": "retry-after: 1"}
+    first = kit.agent(
+        executor=[limited, {**WRITE, "say": "NEEDS_FOLLOWUP x"}, {"fail": 75, "stderr": "retry-after: 9000"}]
+    )
+    second = kit.agent(executor=[{"append": {"a.txt": "y\n"}}], compactor=[{"say": "Half is done."}])
+    agent = {**first, "account": "replayed"}
+    handle = await kit.start(kit.input(agent=agent, fallbacks=[second], compactor=second))
+    await status_when(handle, lambda now: now.turns == 1)
+    await handle.signal("compact")
+    return handle
+
+
 async def refused(kit: Kit) -> Handle:
     return await kit.start({"title": "no repository"})
 
 
 ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
-    merged, no_changes, rejected, abandoned, cancelled, failed, refused,
+    merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, refused,
 ]  # fmt: skip
 
 
@@ -114,6 +128,8 @@ async def test_every_ending_replays_as_it_ran(kit: Kit, ending: Callable[[Kit], 
         except Exception as error:
             assert ending in (failed, refused), error
         histories = {ending.__name__: await handle.fetch_history()}
+        if ending is handed_over:
+            histories["quota"] = await kit.client.get_workflow_handle("quota/command/replayed").fetch_history()
         if ending is merged:
             histories["merge_queue"] = await the_queue(kit).fetch_history()
     for name, history in histories.items():
@@ -124,9 +140,10 @@ async def test_every_ending_replays_as_it_ran(kit: Kit, ending: Callable[[Kit], 
 
 async def test_recorded_histories_still_replay() -> None:
     recorded = sorted(HISTORIES.glob("*.json"))
-    assert {path.stem for path in recorded} >= {ending.__name__ for ending in ENDINGS} | {"merge_queue"}
+    assert {path.stem for path in recorded} >= {ending.__name__ for ending in ENDINGS} | {"merge_queue", "quota"}
     for path in recorded:
-        await replayer().replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))
+        started = json.loads(path.read_text())["events"][0]["workflowExecutionStartedEventAttributes"]
+        await replayer().replay_workflow(WorkflowHistory.from_json(started["workflowId"], path.read_text()))
 
 
 async def test_a_workflow_that_decides_otherwise_is_found_out() -> None:

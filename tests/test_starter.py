@@ -9,6 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import typer
+
+from console import inputs
 from tests.git.repos import commit, git
 from tests.kit import Kit, status_when
 from workflows.contracts import Stage
@@ -71,6 +75,66 @@ async def test_mistakes_are_told_before_anything_starts(kit: Kit) -> None:
     bad.write_text("titel = 'x'\n")
     assert "titel: unknown field" in await starter(kit, "start", "-f", str(bad), code=2)
     assert "workflow not found" in await starter(kit, "status", "no-such-task", code=1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--max-cost", "0"), "limits.max_cost_usd"),
+        (("--strategy", ""), "delivery.strategy"),
+        (("--gate", ""), "'' holds no command: give name=command"),
+        (("--gate", "CI=1"), "'CI=1' holds no command: give name=command"),
+    ],
+)
+async def test_a_flag_that_makes_no_sense_is_refused_in_words(kit: Kit, flags: tuple[str, ...], told: str) -> None:
+    said = await starter(kit, "start", "--title", "x", *flags, code=2)
+    assert told in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "command"),
+    [
+        ("test=make test", "test", "make test"),
+        ("unit-tests.fast=CI=1 make test", "unit-tests.fast", "CI=1 make test"),
+        ("make test", "make", "make test"),
+        ("CI=1 pytest -q", "pytest", "CI=1 pytest -q"),
+        ("CI=1 PYTHONPATH='a b' ./run-tests.sh x=y", "run-tests.sh", "CI=1 PYTHONPATH='a b' ./run-tests.sh x=y"),
+        ("echo 'not closed", "echo", "echo 'not closed"),
+        ("'' || true", "gate", "'' || true"),
+    ],
+)
+def test_a_gate_has_a_name_or_that_of_its_program(flag: str, name: str, command: str) -> None:
+    assert inputs.gate(flag) == {"name": name, "command": command}
+
+
+def test_flags_change_single_fields_of_the_files_tables(tmp_path: Path) -> None:
+    file = tmp_path / "task.toml"
+    file.write_text('title = "x"\nacceptance = ["a", "b"]\n[limits]\nmax_cost_usd = 2\nmax_tokens = 900\n')
+    flags = {"repo": str(tmp_path), "limits": {"max_cost_usd": 5.0}, "delivery": {"strategy": "squash"}}
+    assert inputs.payload(inputs.task_input(file, {**flags, "acceptance": ["c"]})) == {
+        "repo": str(tmp_path),
+        "title": "x",
+        "acceptance": ["c"],
+        "limits": {"max_cost_usd": 5.0, "max_tokens": 900},
+        "delivery": {"strategy": "squash"},
+    }
+    file.write_text('title = "x"\nlimits = "many"\n')
+    with pytest.raises(typer.BadParameter, match="limits"):
+        inputs.task_input(file, {"repo": str(tmp_path)})
+
+
+async def test_what_is_no_task_is_said_in_one_line(kit: Kit) -> None:
+    account = f"acc-{kit.task_queue}"
+    agent = {**kit.agent(executor=[{"write": {"a.txt": "x\n"}}]), "account": account}
+    async with kit.worker():
+        assert (await kit.run(agent=agent)).outcome == "merged"
+        for command in ("status", "costs"):
+            said = await starter(kit, command, f"quota/command/{account}", code=1)
+            assert len(said.splitlines()) == 1
+            assert "quota" in said
+    assert await starter(kit, "costs", "nope", code=1) == "starter: nope: there is no such task\n"
+    assert "'yesterday' is no day: give YYYY-MM-DD" in await starter(kit, "costs", "--since", "yesterday", code=2)
 
 
 async def test_saved_work_is_listed_and_restored(kit: Kit) -> None:

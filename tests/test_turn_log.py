@@ -140,6 +140,28 @@ async def test_a_turn_taken_up_again_is_followed_from_its_new_beginning(tmp_path
     assert "-- the turn was interrupted, and is taken up again\nsecond attempt" in text
 
 
+async def test_older_logs_are_named_and_the_same_words_are_told_again(tmp_path: Path) -> None:
+    agent = AgentSpec(runtime="command", command=["x"])
+    folder = a_turn(Home(tmp_path), 1, "the same words\n", agent)
+    console = Console(file=io.StringIO(), highlight=False)
+    following = asyncio.create_task(show(None, Home(tmp_path), "task-42", console, Wanted(follow=True)))
+    assert isinstance(console.file, io.StringIO)
+    await _until(console.file, "the same words\n")
+    (folder / "stdout.log").rename(folder / "stdout.1.log")
+    (folder / "stdout.log").write_text("the same words\n")
+    await _until(console.file, "taken up again\nthe same words\n")
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+    for number in (2, 10):
+        (folder / f"stdout.{number}.log").touch()
+    (folder / "usage.json").write_text(Usage(cost_usd=0.75, input_tokens=80).model_dump_json())
+    text = await shown(Home(tmp_path))
+    older = [f"-- an earlier attempt was interrupted: {folder / f'stdout.{number}.log'}\n" for number in (1, 2, 10)]
+    assert "".join(older) + "-- transcript\nthe same words\n" in text
+    assert "so far: $0.7500, 80 tokens" in text
+
+
 async def _until(file: io.StringIO, text: str) -> None:
     for _ in range(PATIENCE * 20):
         if text in file.getvalue():

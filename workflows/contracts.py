@@ -272,6 +272,13 @@ class LeaseNote(Model):
     """Seconds since the epoch; none: unknown."""
 
 
+class LeasePing(Model):
+    """Do you still hold, or wait for, this?"""
+
+    quota: str
+    lease: str
+
+
 class LeaseReturn(Model):
     lease: str
     usage: Usage = Usage()

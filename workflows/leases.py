@@ -12,10 +12,9 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import OpenQuotaInput, TurnResult, quota_id
-    from activities.prepare import PrepareActivities
-    from workflows import options
-    from workflows.contracts import LeaseGrant, LeaseNote, LeaseRequest, LeaseReturn, Refusal
+    from activities.contracts import TurnResult, quota_id
+    from activities.prepare import REPOSITORY_QUOTA
+    from workflows.contracts import LeaseGrant, LeaseNote, LeasePing, LeaseRequest, LeaseReturn, Refusal
     from workflows.operators import OperatorCommands
 
 ASK_AGAIN = timedelta(hours=1)
@@ -47,37 +46,69 @@ class Leases(OperatorCommands):
         super().__init__()
         self.grants: dict[tuple[str, str], LeaseGrant] = {}
         self.notes: dict[tuple[str, str], LeaseNote] = {}
+        self.leases: set[str] = set()
+        """Asked for or held, by this run of the task."""
         self.lease_number = 0
 
     async def ask_quotas(
-        self, quotas: list[str], what: str, patience: float | None, waits: Callable[[LeaseNote], None]
+        self, account: str, purse: str, what: str, patience: float | None, waits: Callable[[LeaseNote], None]
     ) -> Held | TooLong:
-        """Wait until each of them has granted the turn; `waits` is told why one does not yet.
+        """Wait until the account and the repository's purse have granted the turn; either may be none.
 
-        `patience`: seconds; a wait that is known to be longer is not waited for. None: any.
+        The account comes first, and is given back while there is no money: whoever waits for the one must not keep the
+        other from those who could go. `waits` is told why it takes time. `patience`: seconds; a wait for the account
+        that is known to be longer is not waited for. None: any.
         """
+        while True:
+            held = self._new_lease()
+            if account and isinstance(answer := await self._ask(account, held, what, patience, waits), TooLong):
+                return answer
+            if not purse or not isinstance(await self._ask(purse, held, what, 0.0, waits, at_once=True), TooLong):
+                return held
+            money = self._new_lease()
+            await self._ask(purse, money, what, None, waits)
+            await self._unask(money)
+
+    def _new_lease(self) -> Held:
         self.lease_number += 1
         info = workflow.info()
-        lease = f"{info.workflow_id}/{info.run_id[-8:]}/{self.lease_number}"
-        held = Held(lease, [], [])
-        request = LeaseRequest(lease=lease, holder=info.workflow_id, what=what)
-        for quota in quotas:
-            held.quotas.append(quota)
-            try:
-                answer = await self._ask(quota, request, patience, waits)
-            except (Exception, asyncio.CancelledError):  # cancelled or abandoned: nobody waits any more
-                await self._unask(held)
-                raise
-            if isinstance(answer, TooLong):
-                await self._unask(held)
-                return answer
-            held.caps_usd.append(answer.cap_usd)
+        held = Held(f"{info.workflow_id}/{info.run_id[-8:]}/{self.lease_number}", [], [])
+        self.leases.add(held.lease)
         return held
 
     async def _ask(
-        self, quota: str, request: LeaseRequest, patience: float | None, waits: Callable[[LeaseNote], None]
+        self,
+        quota: str,
+        held: Held,
+        what: str,
+        patience: float | None,
+        waits: Callable[[LeaseNote], None],
+        at_once: bool = False,
+    ) -> LeaseGrant | TooLong:
+        """One quota. Where it is not granted, nothing at all is held any more."""
+        held.quotas.append(quota)
+        request = LeaseRequest(lease=held.lease, holder=workflow.info().workflow_id, what=what)
+        try:
+            answer = await self._answer(quota, request, patience, waits, at_once)
+        except (Exception, asyncio.CancelledError):  # cancelled or abandoned: nobody waits any more
+            await self._unask(held)
+            raise
+        if isinstance(answer, TooLong):
+            await self._unask(held)
+        else:
+            held.caps_usd.append(answer.cap_usd)
+        return answer
+
+    async def _answer(
+        self,
+        quota: str,
+        request: LeaseRequest,
+        patience: float | None,
+        waits: Callable[[LeaseNote], None],
+        at_once: bool,
     ) -> LeaseGrant | TooLong:
         key = (quota, request.lease)
+        asked = workflow.time()
         shown: LeaseNote | None = None
         pause = ASK_AGAIN
         while True:
@@ -98,11 +129,13 @@ class Leases(OperatorCommands):
                     return self.grants.pop(key)
                 self.stop_if_abandoned()
                 note = shown = self.notes[key]
-                wait = note.until - workflow.time() if note.until is not None else 0.0
-                if patience is not None and wait > patience:
+                wait = max(note.until - workflow.time(), 0.0) if note.until is not None else 0.0
+                if at_once:
                     return TooLong(note.text, wait)
+                if patience is not None and note.until is not None and note.until - asked > patience:
+                    return TooLong(note.text, note.until - asked)
                 waits(note)
-                again = pause + timedelta(seconds=max(wait, 0.0))
+                again = pause + timedelta(seconds=wait)
 
     async def give_back(self, held: Held, result: TurnResult | None) -> None:
         """None: the turn did not come to its end."""
@@ -115,11 +148,13 @@ class Leases(OperatorCommands):
                     "refused": _refusal(result),
                 }
             )
+        self.leases.discard(held.lease)
         for quota in held.quotas:
-            refused = None if quota.startswith("repository/") else back.refused
+            refused = None if quota.startswith(REPOSITORY_QUOTA) else back.refused
             await self._send(quota, "give_back", back.model_copy(update={"refused": refused}))
 
     async def _unask(self, held: Held) -> None:
+        self.leases.discard(held.lease)
         for quota in held.quotas:
             self.grants.pop((quota, held.lease), None)
             self.notes.pop((quota, held.lease), None)
@@ -127,21 +162,14 @@ class Leases(OperatorCommands):
 
     async def _send(self, quota: str, signal: str, value: Any) -> None:
         """To a quota that has ended for idleness, or was terminated, after it was started again."""
-        handle = workflow.get_external_workflow_handle(quota_id(quota))
         try:
-            await handle.signal(signal, value)
+            await signalled(quota_id(quota), signal, value)
         except FailureError:
-            if signal != "lease":
-                return  # it has forgotten the lease
-            await workflow.execute_activity_method(
-                PrepareActivities.open_quota,
-                OpenQuotaInput(quota=quota, max_cost_usd_per_day=self.daily_cap()),
-                summary=f"start the quota of {quota}",
-                **options.prepare_options(workflow.info().task_queue),
-            )
-            await handle.signal(signal, value)
+            if signal == "lease":  # anything else is of a lease that it has forgotten
+                await self.open_quota(quota)
+                await signalled(quota_id(quota), signal, value)
 
-    def daily_cap(self) -> float | None:
+    async def open_quota(self, quota: str) -> None:
         raise NotImplementedError
 
     def stop_if_abandoned(self) -> None:
@@ -156,8 +184,19 @@ class Leases(OperatorCommands):
         self.notes[note.quota, note.lease] = note
 
     @workflow.signal(description="from a quota: are you still there?")
-    def lease_ping(self, lease: str) -> None:
-        """Whoever can be signalled is."""
+    async def lease_ping(self, ping: LeasePing) -> None:
+        """Whoever can be signalled is; but an earlier run of this id, which was terminated, is not."""
+        if ping.lease not in self.leases:
+            await self._send(ping.quota, "withdraw", ping.lease)
+
+
+async def signalled(workflow_id: str, signal: str, value: Any) -> None:
+    """Signal another workflow. Raises FailureError when there is none.
+
+    A cancellation that comes meanwhile is ours: without the shield the SDK takes it for the signal's, and it is lost.
+    """
+    handle = workflow.get_external_workflow_handle(workflow_id)
+    await asyncio.shield(asyncio.create_task(handle.signal(signal, value)))
 
 
 def _refusal(result: TurnResult) -> Refusal | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, TimeoutError, TimeoutType
 from temporalio.workflow import ActivityCancellationType
 
 from activities.settings import INVALID_TASK, AgentSpec, GateSpec
@@ -35,6 +36,7 @@ class Options(TypedDict):
     heartbeat_timeout: timedelta
     retry_policy: RetryPolicy
     cancellation_type: ActivityCancellationType
+    schedule_to_start_timeout: NotRequired[timedelta]
 
 
 def work_queue(shared: str, host: str) -> str:
@@ -68,10 +70,20 @@ def git_options(shared: str, host: str) -> Options:
     return _options(work_queue(shared, host), timedelta(hours=1))
 
 
-def agent_options(shared: str, host: str, agent: AgentSpec) -> Options:
-    """One attempt: a turn whose worker was lost gives its slot of the account back, and the workflow tries again."""
+def agent_options(shared: str, host: str, agent: AgentSpec, start_within: timedelta | None) -> Options:
+    """One attempt: a turn whose worker was lost gives its slot of the account back, and the workflow tries again.
+
+    `start_within`: how long it may wait for a worker with room for it; None: for ever.
+    """
     longest = timedelta(minutes=agent.turn_timeout_minutes + 10)
-    return {**_options(agent_queue(shared, host), longest), "retry_policy": RetryPolicy(maximum_attempts=1)}
+    once = RetryPolicy(maximum_attempts=1)
+    made: Options = {**_options(agent_queue(shared, host), longest), "retry_policy": once}
+    return made if start_within is None else {**made, "schedule_to_start_timeout": start_within}
+
+
+def never_started(error: ActivityError) -> bool:
+    cause = error.cause
+    return isinstance(cause, TimeoutError) and cause.type is TimeoutType.SCHEDULE_TO_START
 
 
 def gate_options(shared: str, host: str, gates: Sequence[GateSpec]) -> Options:

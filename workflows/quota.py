@@ -10,6 +10,7 @@ workflow that is gone fails, and its lease is free.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -20,12 +21,14 @@ from temporalio.exceptions import ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities.contracts import QuotaConfig
-    from workflows.contracts import LeaseNote, LeaseRequest, LeaseReturn, QuotaState
+    from workflows.contracts import LeaseNote, LeasePing, LeaseRequest, LeaseReturn, QuotaState
     from workflows.policy import quota as policy
     from workflows.story import quota_story
 
 IDLE = timedelta(minutes=30)
 PING = timedelta(minutes=1)
+MAX_PING = timedelta(minutes=30)
+"""Between two looks at the same holders: turns take long, and each look is in their histories."""
 MAX_SLOTS = 10_000
 
 
@@ -35,6 +38,10 @@ class QuotaWorkflow:
     def __init__(self, state: QuotaState) -> None:
         self.state = state
         self.changed = False
+        self.timer: asyncio.Task[None] | None = None
+        self.ping_after = PING
+        self.due: float | str | None = None
+        """What the timer is for: the time of the next grant, a look at the holders, or idleness."""
         self.told: dict[str, tuple[str, float | None]] = {}
         """What each that waits was told last."""
 
@@ -57,40 +64,54 @@ class QuotaWorkflow:
         state, grants = policy.granted(self.state, now)
         self.state = state
         holders = {lease.request.lease: lease.request.holder for lease in state.leases}
-        for grant in grants:
+        heard = await asyncio.gather(*(_tell(holders[grant.lease], "lease_granted", grant) for grant in grants))
+        for grant, alive in zip(grants, heard, strict=True):
             self.told.pop(grant.lease, None)
-            if not await _tell(holders[grant.lease], "lease_granted", grant):
+            if not alive:
                 self._set(policy.withdrawn(self.state, grant.lease))
-        text, until = policy.why(self.state, now)
-        for waiting in list(self.state.waiting):
-            request = waiting.request
-            if self.told.get(request.lease) != (text, until):
-                self.told[request.lease] = (text, until)
-                note = LeaseNote(quota=self.state.name, lease=request.lease, text=text, until=until)
-                if not await _tell(request.holder, "lease_note", note):
-                    self._set(policy.withdrawn(self.state, request.lease))
+        await self._tell_why(now)
         workflow.set_current_details(quota_story(self.state, workflow.time()))
 
+    async def _tell_why(self, now: float) -> None:
+        """To all that wait and were not told so yet."""
+        news = text, until = policy.why(self.state, now)
+        unaware = [waits.request for waits in self.state.waiting if self.told.get(waits.request.lease) != news]
+        self.told |= {request.lease: news for request in unaware}
+        note = LeaseNote(quota=self.state.name, lease="", text=text, until=until)
+        notes = [(request, note.model_copy(update={"lease": request.lease})) for request in unaware]
+        heard = await asyncio.gather(*(_tell(request.holder, "lease_note", each) for request, each in notes))
+        for (request, _), alive in zip(notes, heard, strict=True):
+            if not alive:
+                self._set(policy.withdrawn(self.state, request.lease))
+
     async def _something_happens(self) -> bool:
-        """A message, or the time for the next grant; False when there is nothing left to wait for."""
+        """A message, or the time for the next grant; False when there is nothing left to wait for.
+
+        A timer runs on while messages come that do not change what it is for: histories stay short.
+        """
         now = workflow.time()
         wake = policy.wake_at(self.state, now)
-        crowded = bool(self.state.waiting and self.state.leases and wake is None and not self.state.held)
-        patience = IDLE if wake is None else timedelta(seconds=max(wake - now, 0.01))
-        if crowded:
-            patience = PING
-        try:
-            await workflow.wait_condition(lambda: self.changed, timeout=patience, timeout_summary=self._waits_for(wake))
-        except TimeoutError:
-            if crowded:
-                await self._ping()
-            elif wake is None:
-                return not self._may_end()
-        return True
+        crowded = policy.crowded(self.state)
+        due = "crowded" if crowded else wake
+        if self.timer is None or self.timer.done() or self.due != due:
+            if self.timer is not None:
+                self.timer.cancel()
+            if not crowded:
+                self.ping_after = PING
+            patience = (
+                self.ping_after if crowded else IDLE if wake is None else timedelta(seconds=max(wake - now, 0.01))
+            )
+            self.timer, self.due = asyncio.create_task(workflow.sleep(patience, summary=self._waits_for(wake))), due
+        timer = self.timer
+        await workflow.wait_condition(lambda: self.changed or timer.done())
+        if timer.done() and crowded:
+            self.ping_after = min(2 * self.ping_after, MAX_PING)
+            await self._ping()
+        return not (timer.done() and due is None and self._may_end())
 
     def _waits_for(self, wake: float | None) -> str:
         if wake is None:
-            return f"{len(self.state.leases)} turns run, {len(self.state.waiting)} wait"
+            return "whoever waits waits for a turn to end" if self.state.waiting else "idle"
         return policy.why(self.state, workflow.time())[0]
 
     def _may_end(self) -> bool:
@@ -99,12 +120,18 @@ class QuotaWorkflow:
         remembers = state.config.max_cost_usd_per_day is not None and state.spent_today > 0
         today = state.day == int(workflow.time() // policy.DAY)
         parked = state.parked_until is not None and state.parked_until > workflow.time()
-        return not (state.leases or state.waiting or state.held or parked or (remembers and today))
+        changed = state.held or state.slots_override is not None
+        return not (state.leases or state.waiting or changed or parked or (remembers and today))
 
     async def _ping(self) -> None:
-        for lease in list(self.state.leases):
-            if not await _tell(lease.request.holder, "lease_ping", lease.request.lease):
-                self._set(policy.withdrawn(self.state, lease.request.lease))
+        pings = [LeasePing(quota=self.state.name, lease=lease.request.lease) for lease in self.state.leases]
+        holders = [lease.request.holder for lease in self.state.leases]
+        alive = await asyncio.gather(
+            *(_tell(holder, "lease_ping", ping) for holder, ping in zip(holders, pings, strict=True))
+        )
+        for ping, answered in zip(pings, alive, strict=True):
+            if not answered:
+                self._set(policy.withdrawn(self.state, ping.lease))
 
     # --- messages ------------------------------------------------------------------------------------
 
@@ -125,7 +152,7 @@ class QuotaWorkflow:
                 self._set(self.state.model_copy(update={"held": True}))
             case "release", _:
                 self._set(self.state.model_copy(update={"held": False}))
-            case "set_slots", int() if 1 <= value <= MAX_SLOTS:
+            case "set_slots", int() if 1 <= value <= MAX_SLOTS and not isinstance(value, bool):
                 self._set(self.state.model_copy(update={"slots_override": value}))
             case _:
                 workflow.logger.warning("signal %s ignored: it makes no sense with %r", name, value)

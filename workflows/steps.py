@@ -12,7 +12,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import Ask, Collected, Prepared
+    from activities.contracts import Ask, Collected, Prepared, TurnInput
     from activities.settings import INVALID_TASK, AgentSpec, Role, TaskInput
     from workflows import options
     from workflows.contracts import (
@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
         TaskStatus,
         TurnRecord,
     )
-    from workflows.leases import Leases
+    from workflows.leases import Leases, signalled
     from workflows.ledger import Ledger
     from workflows.policy import limits as budgets
     from workflows.policy import turns
@@ -88,6 +88,10 @@ class TaskSteps(Leases):
         self.last_fault = ""
         self.fixup_spent = 0.0
         self.handovers: list[str] = []
+        self.cut_off: TurnInput | None = None
+        """The turn that runs, or was ended by what ended the task."""
+        self.delivered: list[str] = []
+        """Messages that an agent has got."""
         self.reviews: list[str] = []
         self.approved_head: str | None = None
         self.approved_by: list[str] = []
@@ -125,7 +129,13 @@ class TaskSteps(Leases):
             try:
                 return await self._once(activity, given, with_options, summary, whole=whole)
             except ActivityError as error:
-                await self.block(BlockedReason.INFRASTRUCTURE, f"{error.activity_type}: {options.retried(error)}")
+                text = f"{error.activity_type}: {options.retried(error)}"
+                self.hear(await self.block(BlockedReason.INFRASTRUCTURE, text))
+
+    def hear(self, text: str) -> None:
+        """What an operator said when a stopped task was let go on, where no turn follows at once."""
+        if text:
+            self.messages.append(text)
 
     async def _once(
         self,
@@ -178,7 +188,7 @@ class TaskSteps(Leases):
     async def tell(self, workflow_id: str, signal: str, value: Any) -> None:
         """Signal another workflow; one that is gone needs to be told nothing."""
         try:
-            await workflow.get_external_workflow_handle(workflow_id).signal(signal, value)
+            await signalled(workflow_id, signal, value)
         except FailureError as error:
             workflow.logger.warning("%s is not told %s: %s", workflow_id, signal, error)
 

@@ -48,11 +48,6 @@ COLD_ASKS = ("resume", "nudge", "followup", "continue", "takeover")
 """What makes no sense to a session that knows nothing of the one before."""
 
 
-def _taken_over(todo: Todo, why: str) -> Todo:
-    """For a new session."""
-    return replace(todo, ask="takeover", detail=why, evidence=[]) if todo.ask in COLD_ASKS else todo
-
-
 @workflow.defn
 class TaskWorkflow(TurnTaking):
     @workflow.run
@@ -118,11 +113,12 @@ class TaskWorkflow(TurnTaking):
     async def _work(self, todo: Todo) -> TurnResult:
         """The turn loop: until the agent says that it is done, or, for a planner, has written its plan."""
         counters = turns.Counters()
+        first = todo
         self.fixup_spent = 0.0
         while True:
             self.enter({"planner": Stage.PLAN, "resolver": Stage.RESOLVE}.get(todo.role, Stage.WORK))
-            if self.compact_wanted:
-                await self.compact(todo.role, "an operator asked for it")
+            if self.compact_wanted and await self.compact(todo.role, "an operator asked for it", must=False):
+                todo = self._taken_over(first, "an operator asked for it")
             agent = self.agent(todo.role)
             commit = self.ready.base if todo.role == "planner" else None
             patience = self.limits.max_limit_wait_minutes * 60 if self.has_fallback(todo.role) else None
@@ -142,13 +138,13 @@ class TaskWorkflow(TurnTaking):
                     await self.wait_for_limit(decision, agent)
                 case turns.Compact():
                     await self.compact(todo.role, decision.why)
-                    todo = _taken_over(todo, decision.why)
+                    todo = self._taken_over(first, decision.why)
                 case turns.HandOver():
                     await self.hand_over(todo.role, decision.why)
-                    todo, counters = _taken_over(todo, decision.why), turns.Counters()
+                    todo, counters = self._taken_over(first, decision.why), turns.Counters()
                 case turns.Again(cold=True):
                     self.sessions.pop(self.session_name(todo.role), None)
-                    todo = _taken_over(todo, decision.detail or result.reason)
+                    todo = self._taken_over(first, decision.detail or result.reason)
                 case turns.Again() if result.end == "failed" or result.session is None:
                     pass  # it may never have read what it was asked: the same once more
                 case turns.Again():
@@ -159,6 +155,11 @@ class TaskWorkflow(TurnTaking):
                     counters = turns.Counters()
                     if self.ledger.turn_count:
                         todo = replace(todo, ask="continue", detail=text)
+
+    def _taken_over(self, todo: Todo, why: str) -> Todo:
+        """For a session that knows nothing of the one before: what was asked at first, or to go on with it."""
+        begun = todo.ask == "start" and self.ledger.turn_count > 0
+        return replace(todo, ask="takeover", detail=why, evidence=[]) if begun or todo.ask in COLD_ASKS else todo
 
     def _fixed_enough(self, result: TurnResult) -> bool:
         """A fix-up that has used up its turns or its money is over: the gates say what it came to (FEATURES B11)."""
@@ -196,7 +197,9 @@ class TaskWorkflow(TurnTaking):
             broken = gate_faults.broken(red)
             if broken is None:
                 break
-            await self.block(BlockedReason.GATES_BROKEN, broken)
+            if text := await self.block(BlockedReason.GATES_BROKEN, broken):
+                # The operator thinks that the agent can do something about it.
+                return Todo("fixer", "gate_red", f"{broken}\n{text}", [gate.log for gate in red])
         if ran.passed:
             self.last_fault = ""
             return None
@@ -246,29 +249,47 @@ class TaskWorkflow(TurnTaking):
         return fix
 
     async def _verdict(self, commit: str) -> tuple[TurnResult, AgentSpec]:
-        counters = turns.Counters()
-        latest = self.reviews[-1:]
+        """The first explicit one of the chain.
+
+        A reviewer who is limited for long is passed over while there is another; when nobody else is left it is waited
+        for. One that gives no verdict, or is not logged in, is not asked again; one that fails is, twice more.
+        """
+        reviewers = self.ready.settings.reviewers
+        counters, failures, said = turns.Counters(), [0] * len(reviewers), ""
+        patience: float | None = self.limits.max_limit_wait_minutes * 60
         while True:
-            limited: tuple[turns.Wait, AgentSpec] | None = None
-            said, broken = "", False
-            reviewers = self.ready.settings.reviewers
-            for place, reviewer in enumerate(reviewers, 1):
-                patience = self.limits.max_limit_wait_minutes * 60 if place < len(reviewers) else None
-                result = await self.turn(Todo("reviewer", "review", evidence=latest), reviewer, commit, patience)
+            wait: tuple[turns.Wait, AgentSpec] | None = None
+            left = [place for place, failed in enumerate(failures) if failed < turns.MAX_FAILURES]
+            for place in left:
+                reviewer = reviewers[place]
+                result = await self._judge(reviewer, commit, None if len(left) == 1 else patience)
                 if result.end == "done" and result.verdict is not None:
                     return result, reviewer
+                if result.end in ("limited", "credit"):
+                    if wait is None:
+                        counters, pause = turns.wait_for_limit(counters, result, workflow.random().random())
+                        wait = pause, reviewer
+                    continue
                 said = f"{reviewer.label()}: {result.reason or 'ended without a verdict'}"
-                broken = broken or result.end not in ("done", "max_turns", "budget", "limited", "credit", "login")
-                if result.end in ("limited", "credit") and limited is None:
-                    counters, wait = turns.wait_for_limit(counters, result, workflow.random().random())
-                    limited = wait, reviewer
-            counters = replace(counters, failures=counters.failures + broken)
-            if limited is not None:
-                if not limited[1].account:  # else its quota says when
-                    await self.wait_for_limit(*limited)
-            elif not broken or counters.failures >= turns.MAX_FAILURES:
-                await self.block(BlockedReason.NO_VERDICT, said)
-                counters = turns.Counters()
+                same_again = result.end in ("done", "login", "max_turns", "budget")
+                failures[place] += turns.MAX_FAILURES if same_again else 1
+            if wait is not None:
+                patience = None
+                if not wait[1].account:  # else its quota says when
+                    await self.wait_for_limit(*wait)
+            elif min(failures) >= turns.MAX_FAILURES:
+                self.hear(await self.block(BlockedReason.NO_VERDICT, said))
+                failures = [0] * len(reviewers)
+
+    async def _judge(self, reviewer: AgentSpec, commit: str, patience: float | None) -> TurnResult:
+        """One reviewer's turn; one that was stopped at its turns or its share of the money goes on in its session."""
+        todo = Todo("reviewer", "review", evidence=self.reviews[-1:])
+        result = await self.turn(todo, reviewer, commit, patience)
+        resumes = 0
+        while result.end in ("budget", "max_turns") and result.session and resumes < self.limits.max_working_resumes:
+            resumes += 1
+            result = await self.turn(Todo("reviewer", "review_on"), reviewer, commit, None, result.session)
+        return result
 
     async def _land(self) -> Todo | None:
         """Through the merge queue. What it sends back is mended out here, so that nobody waits for it."""
@@ -284,7 +305,10 @@ class TaskWorkflow(TurnTaking):
             case "withdrawn":
                 raise End("abandoned", answer.reason or "abandoned by an operator")
             case "failed":
-                await self.block(BlockedReason.INFRASTRUCTURE, answer.reason)
+                self.hear(await self.block(BlockedReason.INFRASTRUCTURE, answer.reason))
+                return None
+            case "gate_red" if broken := gate_faults.broken([gate for gate in answer.gates if not gate.passed]):
+                self.hear(await self.block(BlockedReason.GATES_BROKEN, broken))
                 return None
         self.merge_attempts += 1
         text = ""
@@ -376,11 +400,16 @@ class TaskWorkflow(TurnTaking):
         reason, salvage_ref = end.reason, None
         if self.prepared is not None:
             head = self.found.head if merged and self.found else None
-            given = SettleInput(ref=self.prepared.ref, outcome=outcome, landed_head=head, ops=self.ops)
+            turn = self.cut_off
+            folder = f"{turn.turn:03d}-{turn.role}" if turn else ""
+            given = SettleInput(ref=self.prepared.ref, outcome=outcome, landed_head=head, ops=self.ops, cut_off=folder)
             summary = "save what did not land, remove the worktree"
             try:
                 settled, _ = await self.whole(WorksiteActivities.settle, given, summary)
                 salvage_ref = settled.salvage_ref
+                if turn is not None:
+                    used = TurnResult(end="failed", reason="cut off", usage=settled.usage)
+                    self.ledger.record(turn.turn, turn.role, turn.agent, used, 1, workflow.time())
             except End as trouble:  # the worktree stays; the worker's housekeeping saves and removes it
                 reason = "; ".join(filter(None, [reason, f"not settled: {trouble.reason}"]))
         self.result = self.make_result(outcome, reason, salvage_ref)

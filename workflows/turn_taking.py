@@ -7,10 +7,11 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import CollectInput, TurnInput, TurnResult
+    from activities.contracts import CollectInput, OpenQuotaInput, TurnInput, TurnResult
+    from activities.prepare import PrepareActivities
     from activities.settings import AgentSpec, Role
     from activities.turn import TurnActivities
     from activities.worksite import WorksiteActivities
@@ -24,45 +25,61 @@ with workflow.unsafe.imports_passed_through():
 MAX_ATTEMPTS = 20
 """Of one turn, whose worker was lost or was in trouble, before the task is blocked."""
 MAX_ATTEMPT_PAUSE = 60.0
+START_WITHIN = timedelta(minutes=5)
+"""A turn that no worker has room for gives its slot of the account back, and asks again; twice as patient each time."""
+MAX_START_WITHIN = timedelta(hours=1)
+REMEMBERED_MESSAGES = 20
+"""Of the operators', for sessions that start later."""
 REMEMBERED_TURNS = 20
 """Whose final texts a summary is made of."""
 
 
 class TurnTaking(TaskSteps):
     async def turn(
-        self, todo: Todo, agent: AgentSpec, commit: str | None = None, patience: float | None = None
+        self,
+        todo: Todo,
+        agent: AgentSpec,
+        commit: str | None = None,
+        patience: float | None = None,
+        session: str | None = None,
     ) -> TurnResult:
         """One turn, when the task is neither paused nor over its budget, and the agent's account has a slot.
 
-        The session of whoever only reads is always new. `patience`: seconds to wait for the account; when it is known
-        to take longer the result is `limited`, and no turn was taken.
+        The session of whoever only reads is new, or `session`. `patience`: seconds to wait for the account; when it is
+        known to take longer the result is `limited`, and no turn was taken.
         """
-        await self._may_go_on()
         only_reads = todo.role in ("reviewer", "compactor")
         name = self.session_name(todo.role)
-        messages = [] if only_reads else list(self.messages)
-        session = None if only_reads else self.sessions.get(name)
+        session = session if only_reads else self.sessions.get(name)
         self.turn_number += 1
         what = f"{todo.role} turn {self.turn_number}"
         summary = f"{what}: {todo.ask}, {agent.label()}" + (", resumed" if session else "")
-        slots = options.agent_options(self.shared_queue, self.ready.host, agent)
-        attempts = 0
+        attempts, start_within = 0, START_WITHIN
         while True:
             held = await self._lease(agent, what, patience)
             if isinstance(held, TooLong):
-                self.turn_number -= 1
+                self.turn_number -= not attempts  # its folder is another turn's, unless it was begun
                 return TurnResult(end="limited", reason=held.text, retry_after_seconds=held.seconds)
             attempts += 1
-            given = self._turn_input(todo, agent, session, messages, commit, held)
+            told = 0 if only_reads else len(self.messages)
+            given = self._turn_input(todo, agent, session, commit, held)
+            slots = options.agent_options(
+                self.shared_queue, self.ready.host, agent, start_within if held.quotas else None
+            )
+            self.cut_off = given
             try:
                 result = await self._once(TurnActivities.take_turn, given, slots, summary)
                 break
             except ActivityError as error:
                 await self.give_back(held, None)
-                await self._try_again(attempts, error)
+                if options.never_started(error):  # no worker had room for it: others may use the account meanwhile
+                    attempts, start_within = attempts - 1, min(2 * start_within, MAX_START_WITHIN)
+                else:
+                    await self._try_again(attempts, error)
             except (Exception, asyncio.CancelledError):
                 await self.give_back(held, None)
                 raise
+        self.cut_off = None
         await self.give_back(held, result)
         self.ledger.record(self.turn_number, todo.role, agent, result, attempts, workflow.time())
         self.said = result.said or self.said
@@ -71,7 +88,8 @@ class TurnTaking(TaskSteps):
         if not only_reads and result.text:
             self.final_texts = [*self.final_texts, result.text][-REMEMBERED_TURNS:]
         if result.end in ("done", "max_turns", "budget", "timeout"):
-            self.messages = self.messages[len(messages) :]
+            self.delivered = [*self.delivered, *self.messages[:told]][-REMEMBERED_MESSAGES:]
+            self.messages = self.messages[told:]
         self.show()
         return result
 
@@ -80,10 +98,12 @@ class TurnTaking(TaskSteps):
         todo: Todo,
         agent: AgentSpec,
         session: str | None,
-        messages: list[str],
         commit: str | None,
         held: Held,
     ) -> TurnInput:
+        # A new session knows nothing of what the one before was told.
+        only_reads = todo.role in ("reviewer", "compactor")
+        messages = [] if only_reads else [*([] if session else self.delivered), *self.messages]
         fixup = budgets.fixup_money(self.limits, todo.role, self.fixup_spent)
         caps = budgets.caps_left(self.limits, self.ledger.usage, self.ledger.agent_seconds, fixup, *held.caps_usd)
         if todo.role == "fixer":
@@ -106,10 +126,18 @@ class TurnTaking(TaskSteps):
         )
 
     async def _lease(self, agent: AgentSpec, what: str, patience: float | None) -> Held | TooLong:
-        """From the account and, where it has one, from the repository's daily purse."""
-        quotas = [quota for quota in (self.ready.day_purse, agent.account) if quota]
-        if not quotas:
-            return Held("", [], [])
+        """Leave to take a turn now: of the operator, the budget, the account, and the repository's daily purse."""
+        while True:
+            await self._may_go_on()
+            account, purse = agent.account or "", self.ready.day_purse
+            if not (account or purse):
+                return Held("", [], [])
+            held = await self._ask_and_wait(account, purse, what, patience)
+            if isinstance(held, TooLong) or not (self.paused or self._over_budget()):
+                return held
+            await self.give_back(held, None)  # hours may have passed: the operator has had a word meanwhile
+
+    async def _ask_and_wait(self, account: str, purse: str, what: str, patience: float | None) -> Held | TooLong:
         stage, waiting_for, started = self.stage, self.waiting_for, workflow.time()
 
         def waits(note: LeaseNote) -> None:
@@ -117,7 +145,7 @@ class TurnTaking(TaskSteps):
             self.enter(Stage.LIMITED, f"{note.text}{until}")
 
         try:
-            held = await self.ask_quotas(quotas, what, patience, waits)
+            held = await self.ask_quotas(account, purse, what, patience, waits)
         except (Exception, asyncio.CancelledError):
             self.ledger.add("waiting", workflow.time() - started)
             raise
@@ -126,14 +154,21 @@ class TurnTaking(TaskSteps):
             self.enter(stage, waiting_for)
         return held
 
-    def daily_cap(self) -> float | None:
-        return self.limits.max_cost_usd_per_day
+    async def open_quota(self, quota: str) -> None:
+        """Start it again; a configuration that cannot be read is a reason to wait for a person, not to end."""
+        given = OpenQuotaInput(quota=quota, max_cost_usd_per_day=self.limits.max_cost_usd_per_day)
+        where = options.prepare_options(self.shared_queue)
+        while True:
+            try:
+                return await self._once(PrepareActivities.open_quota, given, where, f"start the quota of {quota}")
+            except (ActivityError, ApplicationError) as error:
+                await self.block(BlockedReason.INFRASTRUCTURE, options.retried(error))
 
     async def _try_again(self, attempts: int, error: ActivityError) -> None:
         """The worker was lost, or in trouble of its own: the turn goes on where it was, with a lease of its own."""
         if attempts % MAX_ATTEMPTS == 0:
             text = f"{error.activity_type}, {attempts} times: {options.retried(error)}"
-            await self.block(BlockedReason.INFRASTRUCTURE, text)
+            self.hear(await self.block(BlockedReason.INFRASTRUCTURE, text))
             return
         pause = timedelta(seconds=min(2.0 ** (attempts - 1), MAX_ATTEMPT_PAUSE))
         with contextlib.suppress(TimeoutError):
@@ -145,8 +180,7 @@ class TurnTaking(TaskSteps):
             await self.wait(lambda: not self.paused, None, "paused")
             self.enter(stage)
         while blocked := self._over_budget():
-            if text := await self.block(blocked.reason, blocked.text, lambda: self._over_budget() is None):
-                self.messages.append(text)
+            self.hear(await self.block(blocked.reason, blocked.text, lambda: self._over_budget() is None))
             self.limits = budgets.granted_again(
                 self.limits, self.ready.settings.limits, self.ledger.usage, self.ledger.agent_seconds
             )
@@ -162,13 +196,17 @@ class TurnTaking(TaskSteps):
         found = await self.git(WorksiteActivities.collect, given, "commit the work so far")
         return None if found.unresolved else found.head
 
-    async def compact(self, role: Role, why: str) -> None:
+    async def compact(self, role: Role, why: str, must: bool = True) -> bool:
         """Summarise what the sessions so far did (FEATURES B12); the next one starts from that.
 
-        Without a summary, should nobody write one, it starts from what is in the worktree.
+        Without a summary, should nobody write one, it starts from what is in the worktree. While a merge waits for its
+        resolution the tree cannot be lent to somebody who reads: then there is none. `must`: the session is of no use
+        any more, whether there is a summary or not. True: the next session is a new one.
         """
-        self.compact_wanted = False
         commit = await self._committed()
+        if commit is None and not must:
+            return False
+        self.compact_wanted = False
         if commit is not None and self.final_texts:
             agent = self.ready.settings.compactor or self.agent(role)
             patience = self.limits.max_limit_wait_minutes * 60
@@ -176,7 +214,10 @@ class TurnTaking(TaskSteps):
             result = await self.turn(todo, agent, commit, patience)
             if result.end == "done" and result.said.strip():
                 self.summary, self.final_texts = result.text, [result.text]
+            elif not must:
+                return False
         self.sessions.pop(self.session_name(role), None)
+        return True
 
     async def hand_over(self, role: Role, why: str) -> None:
         """The next of the fallbacks takes over, on the same worktree with all work committed (FEATURES B6)."""
@@ -185,6 +226,7 @@ class TurnTaking(TaskSteps):
         name = self.session_name(role)
         self.sessions.pop(name, None)
         self.position[name] = self.position.get(name, 0) + 1
+        self.last_fault = ""
         workflow.logger.warning("%s hands over to %s: %s", before.label(), self.agent(role).label(), why)
         self.handovers = [*self.handovers, f"{before.label()} handed over to {self.agent(role).label()}: {why}"][-10:]
 

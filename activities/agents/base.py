@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import signal
 from collections.abc import Mapping
@@ -100,6 +101,10 @@ class Reader:
         """What the CLI says that it uses, as soon as it does."""
         self.retrying = ""
         """What the CLI is trying again by itself, as it said it; empty while it gets on. Some do so for hours."""
+        self.retries = 0
+        """How many failures it has told that it gets over by itself."""
+        self.pauses = False
+        """It is known to wait before its next attempt. Of most CLIs that is not known: they may be at work."""
         self.previous = turn.previous if turn.session else {}
         """Cumulative figures of the session before this turn."""
 
@@ -119,6 +124,11 @@ class Reader:
 
     def feed_log(self, line: str) -> None:
         """One line of `log`."""
+
+    def tries_again(self, said: str) -> None:
+        """The CLI has told one more failure, and tries again."""
+        self.retrying = said
+        self.retries += 1
 
     def report(self, exit_code: int | None, stderr: str) -> Report:
         """Judge the turn. `exit_code` is negative for a signal, None when we ended it."""
@@ -188,6 +198,18 @@ def standing(turn: Turn, limit: int = ARGUMENT_BYTES) -> tuple[str, str]:
     return "", turn.prompt if turn.session else f"{system}\n\n{turn.prompt}"
 
 
+def literal(prompt: str) -> str:
+    r"""The prompt with no word that a CLI takes for a command of its own.
+
+    Some add the file that `@word` names, or any file with `word` in its name; a decorator or an address would do. An
+    escaped `\@` they pass on as it is, so that must be explained. A slash at the beginning is a command.
+    """
+    escaped = re.sub(r"(?<!\\)@(?=\S)|(?<=@)@", r"\\@", prompt)
+    if escaped != prompt:
+        escaped = f"(In this message, `\\@` stands for an at sign.)\n\n{escaped}"
+    return f"\n{escaped}" if escaped.startswith("/") else escaped
+
+
 def missing(program: str, env: Mapping[str, str], remedy: str) -> str | None:
     """One line when `program` is not on the PATH of `env`."""
     if shutil.which(program, path=env.get("PATH", "")):
@@ -225,22 +247,36 @@ def number(value: object) -> float:
         return 0.0
 
 
-def spent(cumulative: Mapping[str, float], previous: Mapping[str, float]) -> dict[str, float]:
-    """What was added since `previous`. A counter that fell by a tenth has started again: then all of it was.
+_ESTIMATED = "estimated_"
+_FALLEN = 0.999
+"""Of what was told last: less may be rounding."""
 
-    Not by less: `previous` holds estimates where a turn was ended before its CLI had told its sums.
+
+def spent(
+    cumulative: Mapping[str, float], previous: Mapping[str, float], seen: Usage | None = None
+) -> dict[str, float]:
+    """This turn's share of the sums over the session that its CLI has told.
+
+    `previous` has the sums told last and, apart, our estimates of turns that were ended since. The CLI may have counted
+    those turns or not; `seen`, this turn's use as it was followed, decides: of the two the likelier share is the one
+    whose input is nearer to it. A sum below the one told last was begun again: then all of it is this turn's.
     """
-    if any(value < 0.9 * previous.get(key, 0.0) for key, value in cumulative.items()):
-        previous = {}
-    return {key: max(value - previous.get(key, 0.0), 0.0) for key, value in cumulative.items()}
+    if any(value < _FALLEN * previous.get(key, 0.0) for key, value in cumulative.items()):
+        return dict(cumulative)
+    added = {key: max(value - previous.get(key, 0.0), 0.0) for key, value in cumulative.items()}
+    own = float(seen.input_tokens) if seen else 0.0
+    if added.get("input_tokens", 0.0) - own < previous.get(f"{_ESTIMATED}input_tokens", 0.0) / 2:
+        return added
+    return {key: max(value - previous.get(_ESTIMATED + key, 0.0), 0.0) for key, value in added.items()}
 
 
 def with_estimate(previous: Mapping[str, float], used: Usage) -> dict[str, float]:
-    """Cumulative figures after a turn that was ended before its CLI told them: the next turn's must not count it."""
+    """`previous` after a turn that was ended before its CLI told its sums: the next turn must not count it again."""
     counted = {name: float(getattr(used, name)) for name in ("input_tokens", "cached_tokens", "output_tokens")}
     if not used.unpriced_tokens:
         counted["cost_usd"] = used.cost_usd
-    return {name: previous.get(name, 0.0) + counted.get(name, 0.0) for name in {*previous, *counted}}
+    estimated = {_ESTIMATED + name: value for name, value in counted.items() if value}
+    return {**previous, **{name: previous.get(name, 0.0) + value for name, value in estimated.items()}}
 
 
 def usage(figures: Mapping[str, float], vendor: str = "", model: str | None = None) -> Usage:
@@ -263,10 +299,11 @@ def judged(text: str, status: float = 0) -> Report:
     return Report(end, reason=one_line(text, 400), retry_after_seconds=wait)
 
 
-def without_result(exit_code: int | None, stderr: str, retrying: str = "") -> Report:
+def without_result(exit_code: int | None, stderr: str, retrying: str = "", *, by_table: bool = True) -> Report:
     """The judgement of a process that is gone and has not said how its turn ended.
 
     `retrying`: what it was trying again when we ended it, perhaps for hours: that is how the turn ended.
+    `by_table`: its standard error tells faults of agents, and not of what the agent worked on.
     """
     if exit_code is None:
         waited = judged(retrying)
@@ -279,7 +316,7 @@ def without_result(exit_code: int | None, stderr: str, retrying: str = "") -> Re
     said = last_words(stderr)
     if exit_code == 0:
         return Report("unreadable", reason="exit 0" + (f": {said}" if said else "") + ", and no result")
-    known = judged(said)
+    known = judged(said) if by_table else Report("failed")
     if known.end == "failed":
         known.reason = f"exit {exit_code}" + (f": {said}" if said else " and no result")
     return known

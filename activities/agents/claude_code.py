@@ -6,6 +6,8 @@
   has cost so far is known at each message. The sum of the last event outweighs it.
 * `total_cost_usd` and `modelUsage` are sums over the session, resumed turns and turns ended by SIGTERM included (one
   ended by SIGKILL is lost from them), so a turn's share is the difference to the last report.
+* `@path` at the beginning of a word of the prompt adds that file, also one outside of the worktree, and a slash at the
+  prompt's beginning is a command: see `literal`.
 * The process may outlive its `result` when a background task of the agent's lives on; such tasks are switched off.
 * Its own retries after 429, 5xx and 401 are cut to about 20 s: longer waits are the workflow's, which hold no slot.
 """
@@ -26,6 +28,7 @@ from activities.agents.base import (
     json_object,
     judged,
     last_words,
+    literal,
     missing,
     number,
     one_line,
@@ -38,6 +41,8 @@ from activities.agents.base import (
 from activities.contracts import Usage
 from activities.settings import AgentSpec
 
+_LONG_WAIT = 60.0
+"""Seconds before its next attempt that the server must have asked for: its own pauses are shorter."""
 _NO_SESSION = ("No conversation found", "requires a valid session ID")
 
 
@@ -64,6 +69,10 @@ class ClaudeCode:
         "CLAUDE_CODE_USE_BEDROCK",
         "CLAUDE_CODE_USE_VERTEX",
         "CLAUDE_CODE_USE_FOUNDRY",
+        "CLAUDE_CODE_USE_MANTLE",
+        "CLAUDE_CODE_USE_ANTHROPIC_AWS",
+        "CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD",
+        "ANTHROPIC_CUSTOM_HEADERS",
     )
 
     logins: tuple[str, ...] = ("CLAUDE_CODE_OAUTH_TOKEN",)
@@ -77,6 +86,7 @@ class ClaudeCode:
     def launch(self, turn: Turn) -> Launch:
         system, stdin = standing(turn)
         argv = "claude -p --output-format stream-json --verbose --dangerously-skip-permissions".split()
+        argv += ["--include-partial-messages"]  # so that a long answer is no silence
         argv += ["--resume", turn.session] if turn.session else ["--session-id", turn.new_session]
         argv += ["--max-turns", str(turn.agent.max_turns)]
         if turn.agent.model:
@@ -95,7 +105,7 @@ class ClaudeCode:
         }
         if os.geteuid() == 0:  # else it refuses to skip permissions
             env["IS_SANDBOX"] = "1"
-        return Launch(argv, env, stdin)
+        return Launch(argv, env, literal(stdin))
 
     def reader(self, turn: Turn) -> ClaudeReader:
         return ClaudeReader(turn)
@@ -113,6 +123,8 @@ class ClaudeReader(Reader):
         self._resets_at: float | None = None
         self._messages: dict[str, Usage] = {}
         """What each request used, by the id of its message."""
+        self._sum = Usage()
+        """Of all of them."""
 
     def feed(self, line: str) -> None:
         event = json_object(line)
@@ -123,12 +135,14 @@ class ClaudeReader(Reader):
                 self._assistant(event)
             case "user":  # a tool has run
                 self.retrying = ""
+            case "stream_event" if _dict(event, "event").get("type") == "content_block_delta":  # an answer arrives
+                self.retrying = ""
             case "rate_limit_event":
                 info = _dict(event, "rate_limit_info")
                 rejected = info.get("status") == "rejected"
                 self._resets_at = number(info.get("resetsAt")) or None if rejected else None
             case "system" if event.get("subtype") == "api_retry":
-                self.retrying = self.last = one_line(f"retries: {event.get('error')} ({event.get('error_status')})")
+                self._retry(event)
             case "result":
                 self._result = event
                 self.finished = True
@@ -138,7 +152,7 @@ class ClaudeReader(Reader):
         if message.get("model") == "<synthetic>":  # an API error in the agent's mouth
             return
         self.retrying = ""
-        self._messages[str(message.get("id"))] = self._used(message)
+        self._add(str(message.get("id")), self._used(message))
         content = message.get("content")
         for block in content if isinstance(content, list) else []:
             match block:
@@ -149,6 +163,20 @@ class ClaudeReader(Reader):
                 case {"type": "tool_use", "name": str(name), "input": dict(arguments)}:
                     shown = next((value for value in arguments.values() if isinstance(value, str)), "")
                     self.last = one_line(f"{name} {shown}", 200)
+
+    def _retry(self, event: dict[str, Any]) -> None:
+        wait = number(event.get("retry_delay_ms")) / 1_000
+        asked = f"; try again in {wait:.0f}s" if wait >= _LONG_WAIT else ""
+        self.last = one_line(f"retries: {event.get('error')} ({event.get('error_status')}){asked}")
+        self.tries_again(self.last)
+
+    def _add(self, message: str, used: Usage) -> None:
+        """The newest figures of a message take the place of its older ones."""
+        added = self._sum + used
+        if old := self._messages.get(message):
+            figures = {name: getattr(added, name) - getattr(old, name) for name in Usage.model_fields}
+            added = Usage(**{**figures, "cost_usd": max(round(figures["cost_usd"], 9), 0.0)})
+        self._messages[message], self._sum = used, added
 
     def _used(self, message: dict[str, Any]) -> Usage:
         """Of one request. The output's tokens are those so far."""
@@ -171,7 +199,7 @@ class ClaudeReader(Reader):
 
     @property
     def usage(self) -> Usage:
-        return sum(self._messages.values(), Usage())
+        return self._sum
 
     def report(self, exit_code: int | None, stderr: str) -> Report:
         report = self._judge(exit_code, stderr)
@@ -179,7 +207,7 @@ class ClaudeReader(Reader):
         report.text = report.text or self._said
         counted = self._cumulative()
         report.cumulative = counted or with_estimate(self.previous, self.usage)
-        report.usage = self._priced(spent(counted, self.previous), self.model) if counted else self.usage
+        report.usage = self._priced(spent(counted, self.previous, self.usage), self.model) if counted else self.usage
         return report
 
     def _judge(self, exit_code: int | None, stderr: str) -> Report:
@@ -198,10 +226,11 @@ class ClaudeReader(Reader):
                 return Report("max_turns", reason=reason)
             case "error_max_budget_usd":
                 return Report("budget", reason=reason)
-        report = judged(reason, number(result.get("api_error_status")))
+        status = number(result.get("api_error_status"))
+        report = judged(reason, status)
         if report.end == "failed" and result.get("stop_reason") == "refusal":
             report.end = "refused"
-        if report.end == "limited" and self._resets_at:
+        if report.end == "limited" and self._resets_at and status in (0, 429):  # a 500 is not that limit's
             report.retry_after_seconds = max(0.0, self._resets_at - self._now())
         return report
 

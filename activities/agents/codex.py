@@ -3,7 +3,8 @@
 * An error is text only (`turn.failed`); an `error` event alone may be a retry that goes on to succeed.
 * `turn.completed.usage` is the sum over the thread, resumed turns included: a turn's share is the difference to the
   last report. There is no cost in it: that is of the price list.
-* While it works it tells no use; the thread's rollout, a file under its home, does after each request.
+* While it works it tells neither its use nor its model; the thread's rollout, a file under its home, tells the use
+  after each request, and the model at each turn's beginning.
 * It has no turn or budget limit of its own.
 * A thread name that it does not know starts a new thread without a word, so the thread's id is compared.
 * Its own sandbox keeps `.git` read-only, so that the agent could not commit; it is switched off.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +87,10 @@ RUNTIME = Codex()
 
 
 class CodexReader(Reader):
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, since: datetime | None = None) -> None:
         super().__init__(turn)
+        self._since = (since or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S")
+        """A thread's rollout has its earlier turns in it."""
         self._said = ""
         self._failure = ""
         self._figures: dict[str, float] = {}
@@ -102,12 +106,17 @@ class CodexReader(Reader):
         return self._log
 
     def feed_log(self, line: str) -> None:
-        match json_object(line):
+        event = json_object(line)
+        if isinstance(at := event.get("timestamp"), str) and at < self._since:
+            return
+        match event:
             case {
                 "type": "event_msg",
                 "payload": {"type": "token_count", "info": {"total_token_usage": dict(counted)}},
             }:
                 self._count(counted)
+            case {"type": "turn_context", "payload": {"model": str(model)}} if model:
+                self.model = model
 
     def feed(self, line: str) -> None:
         event = json_object(line)
@@ -118,7 +127,7 @@ class CodexReader(Reader):
                 self.retrying = ""
                 self._item(item)
             case {"type": "error", "message": str(message)}:
-                self.retrying = message
+                self.tries_again(message)
                 self.last = one_line(message, 200)
             case {"type": "turn.failed", "error": {"message": str(message)}}:
                 self._failure = message or "turn.failed"
@@ -140,7 +149,7 @@ class CodexReader(Reader):
 
     @property
     def usage(self) -> Usage:
-        return usage(spent(self._figures, self.previous), "openai", self.turn.agent.model)
+        return usage(spent(self._figures, self.previous), "openai", self.model)
 
     def report(self, exit_code: int | None, stderr: str) -> Report:
         report = self._judge(exit_code, stderr)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +36,8 @@ from activities.settings import AgentSpec
 
 _USAGE = re.compile(r"\s*usage:\s*(\{.*\})\s*$", re.IGNORECASE)
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
+_TEXT_LIMIT = 2 * 2**20
+"""Characters of its output that are kept for the final text; the end, where the signal is."""
 _RETRY_AFTER = re.compile(r"^\s*retry-after:\s*(\d+(?:\.\d+)?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -93,7 +96,9 @@ class CommandReader(Reader):
     def __init__(self, turn: Turn) -> None:
         super().__init__(turn)
         self.session = _session(turn)
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque()
+        self._room = _TEXT_LIMIT
+        self._cut = False
         self._used = Usage()
 
     @property
@@ -110,17 +115,24 @@ class CommandReader(Reader):
             self._used += usage({name: max(number(told.get(name)), 0.0) for name in ("cost_usd", *_TOKENS)})
 
     def feed(self, line: str) -> None:
-        self._lines.append(line)
-        self.last = one_line(line, 200) or self.last
+        self.last = one_line(line[:4_000], 200) or self.last
+        kept = line[-_TEXT_LIMIT:]
+        self._lines.append(kept)
+        self._room -= len(kept) + 1
+        self._cut = self._cut or len(kept) < len(line)
+        while self._room < 0 and len(self._lines) > 1:
+            self._room += len(self._lines.popleft()) + 1
+            self._cut = True
 
     def report(self, exit_code: int | None, stderr: str) -> Report:
         report = self._judge(exit_code, stderr)
-        report.text = "\n".join(self._lines)
+        report.text = "\n".join(["(the beginning was cut off)", *self._lines] if self._cut else self._lines)
         report.session = self.session
         report.usage = self._used
         return report
 
     def _judge(self, exit_code: int | None, stderr: str) -> Report:
+        stderr = "\n".join(line for line in stderr.splitlines() if not _USAGE.match(line))
         said = last_words(stderr) or f"exit {exit_code}"
         match exit_code:
             case 0:
@@ -131,7 +143,7 @@ class CommandReader(Reader):
             case os.EX_NOPERM:
                 return Report("login", reason=f"{said}: {Command.login}")
             case _:
-                return without_result(exit_code, stderr)
+                return without_result(exit_code, stderr, by_table=False)  # a failed test may be named for a rate limit
 
 
 def _session(turn: Turn) -> str:

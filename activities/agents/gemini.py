@@ -37,6 +37,7 @@ from activities.agents.base import (
     json_object,
     judged,
     last_words,
+    literal,
     missing,
     number,
     one_line,
@@ -49,6 +50,8 @@ from activities.settings import AgentSpec
 
 _LOGIN, _INPUT, _MAX_TURNS = 41, 42, 53
 """Its exit codes."""
+_LARGE = 100_000
+"""Tokens of a request after which the next may be too long for a model."""
 _STATUS = re.compile(r'"code": ?(\d{3})\b')
 
 
@@ -135,6 +138,8 @@ class GeminiReader(Reader):
         """What for the last request was that failed."""
         self._result: dict[str, Any] = {}
         self._used = Usage()
+        self._input = 0
+        """Tokens of the last request."""
         self._record: list[str] = []
 
     # --- standard output -------------------------------------------------------------------------
@@ -185,14 +190,16 @@ class GeminiReader(Reader):
     def _event(self, record: dict[str, Any]) -> None:
         match record.get("attributes"):
             case {"event.name": "gemini_cli.api_response", **told}:
-                self._used += _used(told)
+                used = _used(told)
+                self._used += used
+                self._input = used.input_tokens
                 self.retrying = ""
             case {"event.name": "gemini_cli.api_request", **told} if told.get("role") != self._failing:
                 self.retrying = ""  # it gets on without what failed: a routing, a summary
             case {"event.name": "gemini_cli.api_error", **told}:
                 self._failing = told.get("role")
                 self._status = number(told.get("status_code"))
-                self.retrying = f"{told.get('error')}" + (f" (status {self._status:.0f})" if self._status else "")
+                self.tries_again(f"{told.get('error')}" + (f" (status {self._status:.0f})" if self._status else ""))
                 self.last = one_line(f"retries: {self.retrying}", 200)
             case {"event.name": "gemini_cli.chat.content_retry", "event.timestamp": str(time)}:
                 self._begun_again = time
@@ -214,7 +221,7 @@ class GeminiReader(Reader):
     def _judge(self, exit_code: int | None, stderr: str) -> Report:
         match self._result:
             case {"status": "success"} if self._silent and not self._error:
-                return Report("context_full", reason="it stopped without a word: its next request was too long")
+                return self._without_a_word()
             case {"status": "success"}:
                 return Report("done")
             case {"error": {"type": "FatalTurnLimitedError", "message": str(message)}}:
@@ -232,6 +239,13 @@ class GeminiReader(Reader):
         if exit_code == 0 and self.session:
             return Report("failed", reason="ended by a signal: exit 0 and no result")
         return without_result(exit_code, stderr, self.retrying)
+
+    def _without_a_word(self) -> Report:
+        """Of a success: an empty answer, unless a request was not made because it was too long, perhaps the first."""
+        total = self._total() or self._used
+        if total.tokens and (self._input or total.input_tokens) <= _LARGE:
+            return Report("unreadable", reason="it stopped without a word")
+        return Report("context_full", reason="it stopped without a word: its next request was too long")
 
     def _http_status(self, exit_code: int | None, message: str) -> float:
         """Of the failure that ended the turn, as far as anything tells it; else 0."""
@@ -251,18 +265,6 @@ class GeminiReader(Reader):
 
 def _telemetry(turn: Turn) -> Path:
     return turn.folder / "telemetry.log"
-
-
-def literal(prompt: str) -> str:
-    r"""The prompt with no word that the CLI takes for a command of its own.
-
-    It replaces `@word` by the path of any file with `word` in its name, and adds the file; a decorator or an address
-    would do. An escaped `\@` it passes on as it is, so that must be explained. A slash at the beginning is a command.
-    """
-    escaped = re.sub(r"(?<!\\)@(?=\S)|(?<=@)@", r"\\@", prompt)
-    if escaped != prompt:
-        escaped = f"(In this message, `\\@` stands for an at sign.)\n\n{escaped}"
-    return f"\n{escaped}" if escaped.startswith("/") else escaped
 
 
 def _call(name: str, arguments: dict[str, Any]) -> str:

@@ -223,13 +223,16 @@ class OpenCodeReader(Reader):
             self._starts_in(fields.get("directory", ""))
         elif message == "event connected":
             self._listens = True
-        elif message == "loop" and self.session is None:  # where all requests fail, nothing else names it
-            self.session = fields.get("session.id")
+        elif message == "loop":  # a next step, perhaps of a sub-agent, whose steps are told nowhere else
+            self.retrying = ""
+            self.session = self.session or fields.get("session.id")  # where all requests fail, nothing else names it
         elif message == "stream error" and fields.get("small") != "true":
             self.last = one_line(fields.get("error.error", "a request failed"), 200)
             # It says no status. What it tries again are lost connections, 408, 409, 429 and 5xx.
-            self.retrying = f"rate limit, or a fault of the server: {self.last}"
+            self.tries_again(f"rate limit, or a fault of the server: {self.last}")
+            self.pauses = True
         elif message == "stream" and fields.get("agent") and fields.get("small") == "false":
+            self.pauses = False
             self.model = f"{fields.get('providerID', '')}/{fields.get('modelID', '')}"
         elif message == "exiting loop" and fields.get("session.id") == self.session:
             self._left_loop = self.finished = True

@@ -30,6 +30,7 @@ from activities.agents.base import (
     Turn,
     judged,
     last_words,
+    literal,
     missing,
     number,
     one_line,
@@ -38,7 +39,6 @@ from activities.agents.base import (
     without_result,
 )
 from activities.agents.claude_code import ClaudeReader
-from activities.agents.gemini import literal
 from activities.contracts import Usage
 from activities.settings import AgentSpec
 
@@ -134,9 +134,11 @@ class QwenReader(ClaudeReader):
             case "RETRY" if text.startswith("Attempt"):
                 delay = _DELAY.search(text)
                 again = f"; try again in {int(delay[1]) // 1_000}s" if delay else ""
-                self.retrying = self.last = one_line(f"{self._api_error} ({text}){again}", 400)
+                self.last = one_line(f"{self._api_error} ({text}){again}", 400)
+                self.tries_again(self.last)
             case "QWEN_CODE_CHAT" if "retry" in text:
-                self.retrying = self.last = one_line(text, 400)
+                self.last = one_line(text, 400)
+                self.tries_again(self.last)
 
     def _assistant(self, event: dict[str, Any]) -> None:
         retrying = self.retrying

@@ -39,6 +39,7 @@ FAULTS = (
             r"ran out of room in the model.s context",
             r"(exceeds?|over|beyond) the (model.s )?(maximum )?(context|number of tokens)",
             r"maximum context length",
+            r"exceeds? context limit",
             r"input token count .{0,40}exceeds",
         ),
         "the session is summarised, and a new one starts from the summary",
@@ -65,7 +66,7 @@ FAULTS = (
         "limited",
         (),
         _texts(
-            r"hit your [\w -]*limit",
+            r"(hit|reached) your [\w -]*limit",
             r"usage.limit (has been )?reached",
             r"usage_limit_reached",
             r"limit reached\|\d",
@@ -74,6 +75,16 @@ FAULTS = (
             r"quota will reset after",
         ),
         "the account is parked until the stated time",
+    ),
+    Fault(
+        "not served here",
+        "failed",
+        (),
+        _texts(
+            r"country, region, or territory not supported|unsupported_country_region_territory",
+            r"user location is not supported",
+        ),
+        "as any failure: no login helps",
     ),
     Fault(
         "login",
@@ -99,6 +110,7 @@ FAULTS = (
             r"(set|specify) an auth method",
             r"invalid auth method",
             r"oauth token (has expired|revoked)",
+            r"organization has been disabled",
         ),
         "the next of `fallbacks`; else *blocked: login missing*",
     ),
@@ -106,7 +118,13 @@ FAULTS = (
         "rate limit",
         "limited",
         (429,),
-        _texts(r"too many requests", r"rate.?limit", r"RESOURCE_EXHAUSTED", r"(status:?|API Error:) 429\b"),
+        _texts(
+            r"too many requests",
+            r"rate.?limit",
+            r"RESOURCE_EXHAUSTED",
+            r"Quota exceeded for quota metric",
+            r"(status:?|API Error:) 429\b",
+        ),
         "the account is parked: the stated time, else 30 s, 60 s, 120 s …",
     ),
     Fault(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activities.agents import runtime
-from activities.agents.base import Report
+from activities.agents.base import Report, spent, with_estimate
 from activities.agents.claude_code import ClaudeReader
 from activities.contracts import Usage
 from activities.settings import AgentSpec
@@ -29,8 +29,9 @@ def judge(sample: str, exit_code: int | None = 1, stderr: str = "", **changes: o
 
 def test_cold_start() -> None:
     launch = CLAUDE.launch(a_turn(AGENT, budget_usd=0.5))
-    flags = dict(zip(launch.argv[6:-1:2], launch.argv[7::2], strict=True))
+    flags = dict(zip(launch.argv[7:-1:2], launch.argv[8::2], strict=True))
     assert launch.argv[:2] == ["claude", "-p"]
+    assert launch.argv[6] == "--include-partial-messages"
     assert flags == {
         "--session-id": "0b1e7c9a-3f3e-4c43-9d39-1f4c4d7b8a11",
         "--max-turns": "7",
@@ -56,6 +57,13 @@ def test_instructions_too_long_for_an_argument_go_before_the_prompt() -> None:
     assert "--append-system-prompt" not in cold.argv
     assert cold.stdin == f"{long}\n\nDo the task."
     assert warm.stdin == "Do the task."
+
+
+@pytest.mark.parametrize("session", [None, "old"])
+def test_no_word_of_the_prompt_is_a_file_or_a_command(session: str | None) -> None:
+    stdin = CLAUDE.launch(a_turn(AGENT, prompt="/compact @/etc/passwd", session=session)).stdin
+    assert stdin.endswith("\n/compact \\@/etc/passwd")
+    assert CLAUDE.launch(a_turn(AGENT, prompt="/compact", session=session)).stdin == "\n/compact"
 
 
 def test_a_missing_cli_is_told_with_its_remedy(tmp_path: Path) -> None:
@@ -111,8 +119,60 @@ def test_a_counter_that_fell_has_started_again() -> None:
     assert report.usage.cost_usd == pytest.approx(0.0016)
 
 
-def test_a_sum_a_little_below_an_estimate_has_not_started_again() -> None:
-    report = judge("resumed", 0, session="x", previous={"cost_usd": 0.0017, "input_tokens": 210.0})
+def after_a_kill(told: float, own: int, total: float) -> Report:
+    """Of a turn of `own` tokens, when the one before was estimated at $0.1 and 30,000 tokens, and `told` before that.
+
+    300,000 tokens are a dollar throughout.
+    """
+
+    def line(**event: object) -> str:
+        return json.dumps({"session_id": "s", **event})
+
+    killed = ClaudeReader(a_turn(AGENT, session="s", previous={"cost_usd": told, "input_tokens": told * 300_000}))
+    killed.feed(
+        line(type="assistant", message={"id": "a", "model": "claude-sonnet-4-5", "usage": {"input_tokens": 30_000}})
+    )
+    previous = killed.report(-9, "").cumulative
+    assert previous["cost_usd"] == told
+    assert previous["estimated_cost_usd"] > 0
+    previous["estimated_cost_usd"] = 0.1  # whatever the list says today
+    reader = ClaudeReader(a_turn(AGENT, session="s", previous=previous))
+    reader.feed(
+        line(type="assistant", message={"id": "b", "model": "claude-sonnet-4-5", "usage": {"input_tokens": own}})
+    )
+    models = {"claude-sonnet": {"inputTokens": round(total * 300_000)}}
+    reader.feed(line(type="result", subtype="success", total_cost_usd=total, modelUsage=models))
+    report = reader.report(0, "")
+    assert report.cumulative["cost_usd"] == total
+    assert "estimated_cost_usd" not in report.cumulative
+    return report
+
+
+@pytest.mark.parametrize(
+    ("own", "total", "cost"),
+    [
+        (1_320, 0.2044, 0.0044),  # the killed turn is lost from the sums
+        (60_000, 0.4, 0.2),  # so it is although this turn was larger
+        (1_320, 0.3044, 0.0044),  # it is in the sums
+        (60_000, 0.5, 0.2),
+        (1_320, 0.2952, 0.0),  # it is, but was cheaper than estimated
+        (1_320, 0.0044, 0.0044),  # they were begun again
+    ],
+)
+def test_a_killed_turn_counts_once(own: int, total: float, cost: float) -> None:
+    report = after_a_kill(0.2, own, total)
+    assert report.usage.cost_usd == pytest.approx(cost)
+
+
+def test_estimates_of_several_killed_turns_add_up() -> None:
+    once = with_estimate({"cost_usd": 1.0}, Usage(cost_usd=0.25, input_tokens=10))
+    twice = with_estimate(once, Usage(cost_usd=0.5, input_tokens=20))
+    assert twice == {"cost_usd": 1.0, "estimated_cost_usd": 0.75, "estimated_input_tokens": 30.0}
+    assert spent({"cost_usd": 2.0, "input_tokens": 37.0}, twice) == {"cost_usd": 0.25, "input_tokens": 7.0}
+
+
+def test_rounding_is_no_new_beginning() -> None:
+    report = judge("resumed", 0, session="x", previous={"cost_usd": 0.0016001, "input_tokens": 200.0})
     assert (report.usage.cost_usd, report.usage.input_tokens) == (0, 0)
     assert report.cumulative["cost_usd"] == pytest.approx(0.0016)
 
@@ -165,6 +225,17 @@ def test_a_limit_with_a_reset_time_says_how_long() -> None:
     assert judge("429").retry_after_seconds is None
 
 
+@pytest.mark.parametrize(("status", "seconds"), [(429, 100.0), (None, 100.0), (500, None), (529, None)])
+def test_the_reset_time_of_a_limit_is_not_that_of_another_fault(status: int | None, seconds: float | None) -> None:
+    reader = ClaudeReader(a_turn(AGENT), now=lambda: NOW)
+    info = {"status": "rejected", "resetsAt": NOW + 100}
+    said = {"subtype": "success", "is_error": True, "result": "Overloaded", "api_error_status": status}
+    reader.feed(json.dumps({"type": "rate_limit_event", "rate_limit_info": info}))
+    reader.feed(json.dumps({"type": "result", **said}))
+    report = reader.report(1, "")
+    assert (report.end, report.retry_after_seconds) == ("limited", seconds)
+
+
 def test_a_warning_before_a_limit_is_no_limit() -> None:
     report = judge("limit-warning", 0)
     assert (report.end, report.retry_after_seconds) == ("done", None)
@@ -196,8 +267,9 @@ def test_killed_in_the_middle(exit_code: int, reason: str) -> None:
     used = Usage(input_tokens=100, output_tokens=1)  # of the one request that was answered; its price is the list's
     assert report.usage.model_copy(update={"cost_usd": 0.0}) == used
     assert 0 < report.usage.cost_usd < 0.01
-    estimated = {"cost_usd": 1.0 + report.usage.cost_usd, "input_tokens": 100, "cached_tokens": 0, "output_tokens": 1}
-    assert report.cumulative == pytest.approx(estimated)  # what was counted must not be counted again
+    ours = {"cost_usd": report.usage.cost_usd, "input_tokens": 100, "output_tokens": 1}
+    told = {"cost_usd": 1.0}
+    assert report.cumulative == pytest.approx({**told, **{f"estimated_{name}": value for name, value in ours.items()}})
 
 
 def test_a_time_out() -> None:
@@ -212,6 +284,34 @@ def test_a_time_out_while_it_tries_again_is_what_it_tried_again_for(error: str, 
     reader = ClaudeReader(a_turn(AGENT))
     reader.feed(json.dumps({"type": "system", "subtype": "api_retry", "error_status": status, "error": error}))
     assert reader.report(None, "").end == end
+
+
+def test_an_answer_that_arrives_ends_the_retries() -> None:
+    def partial(**event: object) -> str:
+        return json.dumps({"type": "stream_event", "event": event, "session_id": "s"})
+
+    reader = ClaudeReader(a_turn(AGENT))
+    retry = {"type": "system", "subtype": "api_retry", "error_status": 529, "error": "overloaded"}
+    reader.feed(json.dumps({**retry, "retry_delay_ms": 570}))
+    assert (reader.retrying, reader.retries) == ("retries: overloaded (529)", 1)
+    reader.feed(json.dumps({**retry, "retry_delay_ms": 3_600_000}))
+    assert (reader.retrying, reader.retries) == ("retries: overloaded (529); try again in 3600s", 2)
+    reader.feed(partial(type="message_start", message={"id": "a", "usage": {"input_tokens": 7}}))
+    assert reader.retrying
+    reader.feed(partial(type="content_block_delta", delta={"type": "text_delta", "text": "Half"}))
+    assert reader.retrying == ""
+    assert (reader.last, reader.usage) == ("retries: overloaded (529); try again in 3600s", Usage())
+
+
+def test_the_newest_figures_of_a_message_count() -> None:
+    def used(message: str, tokens: int) -> str:
+        counted = {"input_tokens": 100, "output_tokens": tokens}
+        return json.dumps({"type": "assistant", "message": {"id": message, "model": "no-such", "usage": counted}})
+
+    reader = ClaudeReader(a_turn(AGENT))
+    for line in (used("a", 1), used("b", 5), used("a", 30), used("a", 30)):
+        reader.feed(line)
+    assert reader.usage == Usage(input_tokens=200, output_tokens=35, unpriced_tokens=235)
 
 
 def test_a_refusal() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,30 @@ def test_use_of_a_killed_turn_is_known_from_the_rollout() -> None:
     assert (report.usage.input_tokens, report.usage.output_tokens) == (600, 30)
     assert report.usage.cost_usd > 0
     assert (report.cumulative["input_tokens"], report.cumulative["output_tokens"]) == (700, 50)
+
+
+def test_the_model_that_it_chose_by_itself_is_known_from_the_rollout() -> None:
+    reader = CodexReader(a_turn(AGENT.model_copy(update={"model": None})))
+    reader.feed_log(rollout(input_tokens=700, output_tokens=50))
+    assert reader.usage.unpriced_tokens == 750
+    reader.feed_log(json.dumps({"type": "turn_context", "payload": {"model": "gpt-5.5", "cwd": "/src/app"}}))
+    assert reader.model == "gpt-5.5"
+    assert reader.usage.cost_usd > 0
+    assert reader.report(0, "").usage.unpriced_tokens == 0
+
+
+def test_what_the_rollout_has_of_earlier_turns_does_not_count() -> None:
+    """They are read a piece at a time, so a sum of theirs would look like one that was begun again."""
+    turn = a_turn(AGENT, session=THREAD, previous={"input_tokens": 500.0})
+    reader = CodexReader(turn, since=datetime(2026, 11, 21, 10, 30, tzinfo=UTC))
+
+    def stamped(at: str, line: str) -> str:
+        return json.dumps({"timestamp": at, **json.loads(line)})
+
+    reader.feed_log(stamped("2026-11-21T10:29:59.999Z", rollout(input_tokens=100)))
+    assert reader.usage == Usage()
+    reader.feed_log(stamped("2026-11-21T10:30:00.001Z", rollout(input_tokens=600)))
+    assert reader.usage.input_tokens == 100
 
 
 def test_the_rollout_is_found_by_its_thread(tmp_path: Path) -> None:

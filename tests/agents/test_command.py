@@ -68,6 +68,8 @@ def test_standard_output_is_the_final_text() -> None:
         ("exit 1", "failed", "exit 1 and no result", None),
         ("echo 'retry-after: 12' >&2; exit 1", "failed", "exit 1: retry-after: 12", None),
         ("kill -9 $$", "failed", "killed by SIGKILL", None),
+        ("echo 'FAILED test_rate_limit' >&2; exit 1", "failed", "exit 1: FAILED test_rate_limit", None),
+        ("echo '401 Unauthorized' >&2; exit 2", "failed", "exit 2: 401 Unauthorized", None),
     ],
 )
 def test_exit_codes(script: str, end: str, reason: str, seconds: float | None) -> None:
@@ -79,6 +81,20 @@ def test_of_a_long_standard_error_the_end_is_told() -> None:
     reason = shell("for i in $(seq 1000); do echo line $i >&2; done; echo the cause >&2; exit 1").reason
     assert reason.startswith("exit 1: …")
     assert reason.endswith("line 1000 the cause")
+
+
+def test_of_a_long_output_the_end_is_the_text() -> None:
+    reader = COMMAND.reader(a_turn(AgentSpec(runtime="command", command=["x"])))
+    for number in range(50):
+        reader.feed(f"{number} " + "x" * 100_000)
+    reader.feed("COMPLETE_AND_READY_FOR_MERGE")
+    text = reader.report(0, "").text
+    first, second, *_, last = text.split("\n")
+    assert (first, second[:3], last) == ("(the beginning was cut off)", "30 ", "COMPLETE_AND_READY_FOR_MERGE")
+    reader.feed("y" * 3_000_000)
+    text = reader.report(0, "").text
+    assert text.startswith("(the beginning was cut off)\nyyy")
+    assert len(text) < 2_100_000
 
 
 def test_a_time_out_keeps_what_was_said() -> None:

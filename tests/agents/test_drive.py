@@ -12,7 +12,7 @@ import pytest
 
 from activities.agents import runtime
 from activities.agents.base import Report
-from activities.drive import Caps, drive
+from activities.drive import LOG_LINE_LIMIT, Caps, Lines, drive
 from activities.settings import AgentSpec
 from tests.agents.turns import a_turn
 
@@ -65,6 +65,32 @@ def test_one_that_gets_on_again_goes_on(tmp_path: Path) -> None:
     assert (report.end, report.text) == ("done", "done")
 
 
+def test_the_silence_after_one_failure_may_be_a_long_answer(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    once = RETRY.replace(", retry after 3600s", "")
+    item = '{"type":"item.completed","item":{"type":"agent_message","text":"done"}}'
+    report, _ = go(tmp_path / "a", f"{say(THREAD, once, once)}; sleep 4; {say(item, COMPLETED)}")
+    assert (report.end, report.text) == ("done", "done")
+    report, _ = go(tmp_path / "b", f"{say(THREAD, once)}; sleep 60", Caps(60, idle_seconds=4, retry_seconds=1))
+    assert (report.end, "429" in report.reason) == ("limited", True)  # by its being idle
+
+
+def test_failure_after_failure_is_ended(tmp_path: Path) -> None:
+    once = RETRY.replace(", retry after 3600s", "")
+    report, seconds = go(tmp_path, f"{say(THREAD)}; while sleep 0.4; do {say(once)}; done")
+    assert (report.end, "nothing but retries for 1 s" in report.reason) == ("limited", True)
+    assert seconds < 30
+
+
+def test_failures_with_a_success_between_them_are_no_series(tmp_path: Path) -> None:
+    item = '{"type":"item.completed","item":{"type":"agent_message","text":"done"}}'
+    once = RETRY.replace(", retry after 3600s", "")
+    works = f"for i in 1 2 3 4; do {say(once, item, once)}; sleep 0.6; {say(item)}; done"
+    script = f"{say(THREAD)}; {works}; {say(COMPLETED)}"
+    assert go(tmp_path, script)[0].end == "done"
+
+
 def test_silence_is_a_stall_and_the_end_of_the_time_a_time_out(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -92,6 +118,33 @@ def test_the_budget_is_looked_at_while_it_works(tmp_path: Path, caps: dict[str, 
     assert report.usage.cost_usd > 0.5
     assert report.cumulative["input_tokens"] == 900_000
     assert seconds < 30
+
+
+def test_the_log_of_a_program_is_read_to_its_very_end(tmp_path: Path) -> None:
+    """Progress that goes back to its line's beginning is one endless line. The last line has no end."""
+    progress = r"yes 'progress 5%' | head -c 9000000 | tr '\n' '\r' >&2"
+    noisy = f"echo said; {progress}; printf '\\nusage: %s' '{json.dumps({'input_tokens': 12})}' >&2"
+    turn = a_turn(AgentSpec(runtime="command", command=["sh", "-c", noisy]), folder=tmp_path, env=dict(os.environ))
+    caps = Caps(wall_seconds=60, idle_seconds=60)
+    report, _ = asyncio.run(drive(runtime("command"), turn, tmp_path, caps, tmp_path / "lock"))
+    assert (report.end, report.text, report.usage.input_tokens) == ("done", "said", 12)
+
+
+def test_a_log_is_read_in_pieces_and_of_a_long_line_the_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    seen: list[str] = []
+    lines = Lines(seen.append)
+    long = "x" * (2 * LOG_LINE_LIMIT)
+    path.write_text(f"one\n\n{long}\nfour")
+    more = [lines.read(path)]
+    assert (more, seen) == ([True], ["one", ""])
+    more += [lines.read(path), lines.read(path)]
+    assert (more[1:], seen[2:]) == ([True, False], ["x" * LOG_LINE_LIMIT])
+    with path.open("a") as file:
+        file.write("th\n")
+    assert (lines.read(path), seen[3:]) == (False, ["fourth"])
+    lines.finish()
+    assert len(seen) == 4
 
 
 def test_a_result_counts_although_the_program_does_not_exit(tmp_path: Path) -> None:

@@ -157,6 +157,21 @@ def test_ends(sample: str, exit_code: int, end: str, reason: str) -> None:
     assert reason in report.reason
 
 
+@pytest.mark.parametrize(
+    ("tokens", "end"), [([200_000, 3_000], "unreadable"), ([3_000, 200_000], "context_full"), ([], "context_full")]
+)
+def test_an_end_without_a_word(tokens: list[int], end: str) -> None:
+    """An empty answer, or a request that was not made; the first, when the resumed session is too long."""
+    reader = GeminiReader(a_turn(AGENT))
+    for count in tokens:
+        told = {"event.name": "gemini_cli.api_response", "input_token_count": count, "model": "gemini-2.5-pro"}
+        for line in json.dumps({"attributes": told}, indent=2).splitlines():
+            reader.feed_log(line)
+    models = {"gemini-2.5-pro": {"input_tokens": sum(tokens), "total_tokens": sum(tokens)}} if tokens else {}
+    reader.feed(json.dumps({"type": "result", "status": "success", "stats": {"models": models}}))
+    assert reader.report(0, "").end == end
+
+
 def test_the_status_is_also_told_by_its_telemetry() -> None:
     reader = GeminiReader(a_turn(AGENT))
     for line in telemetry("500-retries"):

@@ -196,6 +196,23 @@ def test_a_failed_request_that_it_tries_again(message: str, end: str, seconds: f
     assert reader.retrying == ""
 
 
+def test_it_is_known_to_pause_between_two_attempts() -> None:
+    reader = a_reader()
+    reader.feed_log(FAILED.format("Overloaded"))
+    assert reader.pauses
+    reader.feed_log(f"{LOG}stream providerID=test modelID=deepseek-chat session.id={SESSION} small=false agent=build")
+    assert (reader.pauses, bool(reader.retrying)) == (False, True)
+
+
+def test_a_sub_agent_that_gets_on_again_tries_nothing_again() -> None:
+    """Of its steps the log alone tells."""
+    reader = a_reader()
+    reader.feed_log(FAILED.format("Overloaded").replace(SESSION, "ses_of_a_subagent"))
+    assert (bool(reader.retrying), reader.retries) == (True, 1)
+    reader.feed_log(f"{LOG}loop session.id=ses_of_a_subagent step=1")
+    assert reader.retrying == ""
+
+
 def test_the_log_names_the_session_and_the_model() -> None:
     """Where all requests fail, nothing else does."""
     reader = OpenCodeReader(a_turn(AgentSpec(runtime="opencode")))

@@ -6,13 +6,15 @@ What is asserted here is what the adapters rely on: after an upgrade of a CLI th
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from activities.agents.signals import executor_signal
+from activities.drive import Caps
 from tests.agents.desk import AGENTS, Desk
-from tests.models import Step, bash, edit, say, script, use, write
+from tests.models import Request, Step, bash, edit, refuse, say, script, use, write
 
 pytestmark = pytest.mark.agents
 
@@ -25,6 +27,8 @@ def desk(agent: str, tmp_path: Path) -> Desk:
 
 
 both = pytest.mark.parametrize("agent", list(AGENTS))
+pair = pytest.mark.parametrize("agent", ["claude-code", "codex"])
+"""For what `test_real_ends` shows of the others."""
 claude = pytest.mark.parametrize("agent", ["claude-code"])
 gemini = pytest.mark.parametrize("agent", ["gemini"])
 with_session_file = pytest.mark.parametrize("agent", [name for name in AGENTS if name != "opencode"])
@@ -61,7 +65,7 @@ def test_edits_commits_and_says_so(desk: Desk) -> None:
     assert report.usage.cost_usd > 0
 
 
-@both
+@pair
 def test_resume_goes_on_in_the_session_and_counts_its_own_use(desk: Desk) -> None:
     first = desk.turn([say("one")], prompt="The first thing.")
     desk.turn([say("else")], prompt="Somebody else, here too.")
@@ -74,7 +78,7 @@ def test_resume_goes_on_in_the_session_and_counts_its_own_use(desk: Desk) -> Non
     assert second.usage.cost_usd == pytest.approx(first.usage.cost_usd)
 
 
-@both
+@pair
 def test_a_session_that_does_not_exist_is_lost_and_costs_nothing(desk: Desk) -> None:
     report = desk.turn([], session="99999999-2222-4333-8444-555555555555")
     assert (report.end, report.session) == ("lost_session", None)
@@ -90,7 +94,7 @@ def test_a_broken_session_is_lost(desk: Desk) -> None:
     assert desk.turn([], session=first.session).end == "lost_session"
 
 
-@both
+@pair
 def test_a_usage_limit_says_when_it_ends(desk: Desk) -> None:
     if desk.agent.runtime == "claude-code":  # only a subscription has one
         desk.env = {"ANTHROPIC_API_KEY": "", "CLAUDE_CODE_OAUTH_TOKEN": "DUMMY_OAUTH_TOKEN"}
@@ -152,13 +156,38 @@ def test_a_reused_session_id_fails_with_the_reason(desk: Desk) -> None:
     assert "already " in report.reason
 
 
-@pytest.mark.parametrize("agent", ["gemini", "qwen"])
+@both
 def test_at_signs_and_slashes_name_no_files_and_no_commands(desk: Desk) -> None:
-    report = desk.turn([say("read")], system="", prompt="/stats for somebody@hello.txt, @hello and @@ -1 +1 @@")
+    outside = desk.folder / "outside.txt"
+    outside.write_text("SECRET-4711\n")
+    prompt = f"/compact for somebody@hello.txt, @hello, @hello.txt, @{outside} and @@ -1 +1 @@"
+    report = desk.turn([say("read")], system="", prompt=prompt)
     assert report.text == "read"
-    asked = desk.server.requests[0].prompt
-    assert asked.replace("\\@", "@").endswith("\n/stats for somebody@hello.txt, @hello and @@ -1 +1 @@")
-    assert "line two" not in asked
+    [request] = desk.server.requests
+    assert request.prompt.replace("\\@", "@").endswith(prompt)
+    assert "line two" not in json.dumps(request.body)
+    assert "SECRET-4711" not in json.dumps(request.body)
+
+
+@pytest.mark.parametrize("agent", ["codex"])
+def test_its_own_choice_of_a_model_has_a_price(desk: Desk) -> None:
+    desk.agent = desk.agent.model_copy(update={"model": None})
+    first = desk.turn([say("one")])
+    second = desk.turn([say("two")], session=first.session, previous=first.cumulative)
+    for report in (first, second):
+        assert report.model
+        assert report.usage.cost_usd > 0
+        assert (report.usage.input_tokens, report.usage.unpriced_tokens) == (100, 0)
+
+
+@claude
+def test_a_long_answer_is_seen_to_arrive(desk: Desk) -> None:
+    report = desk.turn([refuse(529), say("one word after the other"), say("never asked")])
+    assert (report.end, report.text) == ("done", "one word after the other")
+    assert (report.usage.input_tokens, report.usage.output_tokens) == (100, 20)
+    [output] = (desk.folder / "turns").glob("*/stdout.log")
+    kinds = [json.loads(line).get("event", {}).get("type") for line in output.read_text().splitlines()]
+    assert "content_block_delta" in kinds
 
 
 @gemini
@@ -203,3 +232,21 @@ def test_its_user_s_own_limit_of_turns(desk: Desk) -> None:
     report = desk.turn(lambda _: use(bash("true")))
     assert (report.end, len(desk.server.requests)) == ("max_turns", 1)
     assert report.session
+
+
+@both
+def test_a_budget_ends_the_running_turn_at_its_next_message(desk: Desk) -> None:
+    """Also where the CLI says nothing of its use in its output: then its own log tells."""
+    desk.caps = Caps(wall_seconds=60, idle_seconds=30, tokens=120_000)
+
+    def work(_: Request) -> Step:
+        command = (
+            f"python3 -c 'import time; time.sleep(1)  # {len(desk.server.requests)}'"  # the same each time is a loop
+        )
+        return replace(use(bash(command)), input_tokens=50_000)
+
+    report = desk.turn(work)
+    assert report.end == "budget", report
+    assert report.usage.tokens >= 120_000
+    assert report.session
+    assert len(desk.server.requests) <= 9  # Gemini's telemetry comes up to five seconds late

@@ -12,6 +12,7 @@ ENDS = {
     "context full": "context_full",
     "out of credit": "credit",
     "usage limit": "limited",
+    "not served here": "failed",
     "login": "login",
     "rate limit": "limited",
     "overloaded": "limited",
@@ -71,6 +72,13 @@ CLAUDE = [
         0,
         "network",
     ),
+    (
+        "input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000, decrease input",
+        400,
+        "context full",
+    ),
+    ("You've reached your Opus limit · resets 3pm", 429, "usage limit"),
+    ("API Error: 400 This organization has been disabled.", 400, "login"),
     # unknown
     (
         "There's an issue with the selected model (claude-opus-5-5). It may not exist or you may not have access.",
@@ -110,6 +118,7 @@ CODEX = [
     (f"unexpected status 503 Service Unavailable: Service unavailable, {URL}", 0, "overloaded"),
     (f"unexpected status 529 <unknown status code>: Overloaded, {URL}", 0, "overloaded"),
     (f"unexpected status 401 Unauthorized: invalid x-api-key, {URL}", 0, "login"),
+    (f"unexpected status 403 Forbidden: Country, region, or territory not supported, {URL}", 0, "not served here"),
     ("Missing environment variable: `FAKE_KEY`.", 0, "login"),
     ("stream disconnected before completion: stream closed before response.completed", 0, "network"),
     ("stream disconnected before completion: idle timeout waiting for SSE", 0, "network"),
@@ -153,6 +162,13 @@ GEMINI = [
         0,
         "rate limit",
     ),
+    (
+        "Quota exceeded for quota metric 'Generate Content API requests per minute' and limit 'GenerateContent request "
+        "limit per minute for a region' of service 'generativelanguage.googleapis.com'",
+        403,
+        "rate limit",
+    ),
+    ("User location is not supported for the API use.", 400, "not served here"),
     ("Attempt 3 failed with status 500. Retrying with backoff...", 0, "overloaded"),
     (
         '[API Error: {"error":{"code":401,"message":"invalid x-api-key","status":"UNAUTHENTICATED","details":[]}}]',

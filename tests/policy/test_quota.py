@@ -15,7 +15,9 @@ from workflows.policy.quota import (
     CREDIT_SECONDS,
     DAY,
     PROBE_SECONDS,
+    SMALLEST_SHARE,
     STAGGER_SECONDS,
+    crowded,
     granted,
     requested,
     returned,
@@ -100,6 +102,24 @@ def test_refusals_of_turns_that_were_under_way_are_one_incident() -> None:
     assert (state.parked_until, state.strikes, state.refusals) == (NOON + 31, 1, 2)
     state = returned(state, refused("c", 600), NOON + 3, 0)  # it states a time: that is better
     assert state.parked_until == NOON + 604
+
+
+def test_a_park_is_not_moved_for_a_few_seconds() -> None:
+    """Each move would be told to all that wait."""
+    state, _ = granted(a_quota("a", "b", slots=3), NOON)
+    state = returned(state, refused("a", 3_600), NOON + 1, 0)
+    assert returned(state, refused("b", 3_600), NOON + 9, 0.5).parked_until == state.parked_until
+
+
+def test_who_holds_money_that_others_wait_for_is_looked_after() -> None:
+    state, _ = granted(a_quota("a", "b", slots=None, cap=1.0), NOON)
+    for lease in "cdefghij":
+        state = requested(state, ask(lease), NOON)
+        state, _ = granted(state, NOON)
+    assert state.waiting
+    assert crowded(state)
+    assert why(state, NOON) == ("anthropic/default: what is left of today's $1.00 is in use by others", None)
+    assert not crowded(state.model_copy(update={"leases": []}))
 
 
 def test_after_a_park_one_goes_first_and_the_others_follow_one_by_one() -> None:
@@ -191,7 +211,7 @@ class Account(RuleBasedStateMachine):
         self.state, self.grants = granted(self.state, self.now)
         for each in self.grants:
             assert not self.state.held
-            assert each.cap_usd is None or each.cap_usd > 0
+            assert each.cap_usd is None or each.cap_usd >= SMALLEST_SHARE * 10.0
 
     def a_lease(self, data: st.DataObject) -> Any:
         return data.draw(st.sampled_from(self.state.leases))

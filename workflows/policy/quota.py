@@ -24,13 +24,16 @@ from workflows.contracts import Lease, LeaseGrant, LeaseRequest, LeaseReturn, Qu
 from workflows.policy.turns import MAX_STATED_SECONDS, backoff
 
 DAY = 86_400
-PROBE_SECONDS = 45.0
-"""A refused call tells within 25 s: the longest that CLIs try again by themselves (research: agent-clis)."""
+PROBE_SECONDS = 100.0
+"""A refused call tells in that time: a CLI that only tries again by itself is ended after 90 s."""
 STAGGER_SECONDS = 2.0
 CREDIT_SECONDS = 900.0
 SHARES = 4
 """Into how many shares the day's remaining money is cut at most: less is more turns, each a session resumed."""
-SMALLEST_SHARE_USD = 0.01
+SMALLEST_SHARE = 0.05
+"""Of the day's money: less than a few requests cost would only stop and resume sessions."""
+SAME_INCIDENT_SECONDS = 60.0
+"""By how much a later stated time must be later to move the end of a park: each move is told to all that wait."""
 
 
 def slots(state: QuotaState) -> int | None:
@@ -80,8 +83,8 @@ def _refused(state: QuotaState, lease: Lease, refusal: Refusal, now: float, jitt
         wait = backoff(state.strikes, jitter)
     counted = state.model_copy(update={"refusals": state.refusals + 1})
     if state.parked_until is not None and lease.since <= state.parked_since:
-        until = max(state.parked_until, now + wait if stated is not None else 0.0)
-        return counted.model_copy(update={"parked_until": until})
+        later = stated is not None and now + wait > state.parked_until + SAME_INCIDENT_SECONDS
+        return counted.model_copy(update={"parked_until": now + wait}) if later else counted
     return counted.model_copy(
         update={
             "parked_until": now + wait,
@@ -90,6 +93,7 @@ def _refused(state: QuotaState, lease: Lease, refusal: Refusal, now: float, jitt
             "strikes": state.strikes + (stated is None),
             "recovering": True,
             "staggering": True,
+            "next_grant_at": 0.0,
         }
     )
 
@@ -117,8 +121,8 @@ def _share(state: QuotaState) -> float:
         return math.inf
     most = slots(state)
     free = SHARES if most is None else min(SHARES, max(most - len(state.leases), 1))
-    share = left / free
-    return share if share >= SMALLEST_SHARE_USD else left if left >= SMALLEST_SHARE_USD else 0.0
+    least = SMALLEST_SHARE * (state.config.max_cost_usd_per_day or 0.0)
+    return max(left / free, least) if left >= least else 0.0
 
 
 def granted(state: QuotaState, now: float) -> tuple[QuotaState, list[LeaseGrant]]:
@@ -161,6 +165,13 @@ def _grant(state: QuotaState, now: float) -> tuple[QuotaState, LeaseGrant]:
     return state, LeaseGrant(quota=state.name, lease=first.request.lease, cap_usd=cap)
 
 
+def crowded(state: QuotaState) -> bool:
+    """Whether somebody waits for what others hold, slots or money: then it matters that those are alive."""
+    most = slots(state)
+    full = most is not None and len(state.leases) >= most
+    return bool(state.waiting and state.leases and not state.held and (full or not _share(state)))
+
+
 def wake_at(state: QuotaState, now: float) -> float | None:
     """When `granted` may grant something by the time alone; None: only by a message."""
     if not state.waiting or state.held:
@@ -183,9 +194,11 @@ def why(state: QuotaState, now: float) -> tuple[str, float | None]:
         return f"{state.name} is limited: {state.parked_for}", state.parked_until
     if not _share(state):
         cap = (state.config.max_cost_usd_per_day or 0) * state.days_granted
+        if state.leases:
+            return f"{state.name}: what is left of today's ${cap:.2f} is in use by others", None
         text = f"{state.name}: ${state.spent_today:.2f} of today's ${cap:.2f} are spent"
         return text, float((_day(now) + 1) * DAY)
-    return f"a free slot of {state.name} ({len(state.leases)} turns run)", None
+    return f"a free slot of {state.name}", None  # the same words as long as they are true: each change is told to all
 
 
 def _day(now: float) -> int:
