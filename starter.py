@@ -362,6 +362,7 @@ def quota(
     hold: Annotated[bool, typer.Option("--hold", help="Grant no turn until released.")] = False,
     release: Annotated[bool, typer.Option("--release", help="Go on after a hold.")] = False,
     slots: Annotated[int | None, typer.Option(help="Turns at once.")] = None,
+    task_queue: Annotated[str, typer.Option(help="Task queue of the workers.")] = TASK_QUEUE,
     address: Address = None,
     namespace: Namespace = None,
 ) -> None:
@@ -372,7 +373,7 @@ def quota(
     verbs += [("set_slots", [slots])] if slots is not None else []
 
     async def go() -> QuotaState:
-        handle = (await connected(address, namespace)).get_workflow_handle(quota_handle_id(account))
+        handle = (await connected(address, namespace)).get_workflow_handle(quota_handle_id(account, task_queue))
         for name, arguments in verbs:
             console.print(str(await handle.execute_update(name, args=arguments)))
         found: QuotaState = await handle.query("quota", result_type=QuotaState)

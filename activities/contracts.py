@@ -355,6 +355,14 @@ class OpenQuotaInput(Model):
     """Of a repository; an account's is in the worker's configuration."""
 
 
-def quota_id(name: str) -> str:
-    """Workflow id of a quota: of `anthropic/default`, or of `repository/app-1a2b3c4d`."""
-    return f"quota/{name}"
+TASK_QUEUE = "mergewright"
+"""The shared one, unless the workers say otherwise."""
+
+
+def quota_id(name: str, task_queue: str) -> str:
+    """Workflow id of a quota: of `anthropic/default`, or of `repository/app-1a2b3c4d`.
+
+    Workers of another task queue have quotas of their own: a quota is served by the queue that it was started on, and
+    would wait for ever for workers that are gone.
+    """
+    return f"quota/{name}" if task_queue == TASK_QUEUE else f"quota/{name}@{task_queue}"

@@ -63,7 +63,7 @@ class PrepareActivities:
         await self.site.client.start_workflow(
             "QuotaWorkflow",
             {"name": name},
-            id=quota_id(name),
+            id=quota_id(name, self.site.task_queue),
             task_queue=self.site.task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             start_signal="configure",

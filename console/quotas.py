@@ -46,6 +46,6 @@ def _says(state: QuotaState, now: float) -> str:
     return text + (f", until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC" if until else "")
 
 
-def handle_id(name: str) -> str:
+def handle_id(name: str, task_queue: str) -> str:
     """`anthropic` is `anthropic/default`."""
-    return quota_id(name if "/" in name else f"{name}/default")
+    return quota_id(name if "/" in name else f"{name}/default", task_queue)

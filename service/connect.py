@@ -8,9 +8,11 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig
 
+from activities.contracts import TASK_QUEUE
 from service.converter import data_converter
 
-TASK_QUEUE = "mergewright"
+__all__ = ["DEFAULT_ADDRESS", "TASK_QUEUE", "connect", "connect_config", "quiet_runtime"]
+
 DEFAULT_ADDRESS = "127.0.0.1:7233"
 
 

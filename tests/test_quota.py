@@ -34,7 +34,7 @@ def an_account(kit: Kit, **settings: Any) -> str:
 
 
 def the_quota(kit: Kit, account: str) -> WorkflowHandle[Any, Any]:
-    return kit.client.get_workflow_handle(quota_id(f"command/{account}"))
+    return kit.client.get_workflow_handle(quota_id(f"command/{account}", kit.task_queue))
 
 
 async def quota(kit: Kit, account: str) -> QuotaState:

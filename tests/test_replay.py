@@ -18,6 +18,7 @@ import pytest
 from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.worker import Replayer
 
+from activities.contracts import quota_id
 from service.converter import InputGuard, data_converter
 from service.run import WORKFLOWS, workflow_runner
 from tests.kit import Kit, status_when
@@ -129,7 +130,9 @@ async def test_every_ending_replays_as_it_ran(kit: Kit, ending: Callable[[Kit], 
             assert ending in (failed, refused), error
         histories = {ending.__name__: await handle.fetch_history()}
         if ending is handed_over:
-            histories["quota"] = await kit.client.get_workflow_handle("quota/command/replayed").fetch_history()
+            histories["quota"] = await kit.client.get_workflow_handle(
+                quota_id("command/replayed", kit.task_queue)
+            ).fetch_history()
         if ending is merged:
             histories["merge_queue"] = await the_queue(kit).fetch_history()
     for name, history in histories.items():

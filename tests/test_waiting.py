@@ -14,6 +14,7 @@ from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
+from activities.contracts import quota_id
 from activities.site import write_atomically
 from service.converter import data_converter
 from service.devserver import temporal_cli
@@ -97,7 +98,7 @@ async def test_a_five_hour_limit_hits_thirty_tasks(hasty: Kit) -> None:
     agent = {"runtime": "command", "command": command, "account": "five-hours"}
     (hasty.home.root).mkdir(parents=True)
     (hasty.home.root / "config.toml").write_text('[accounts."command/five-hours"]\nslots = 3\n')
-    clock = asyncio.create_task(_tell_the_time(hasty, "quota/command/five-hours", paths["clock"]))
+    clock = asyncio.create_task(_tell_the_time(hasty, quota_id("command/five-hours", hasty.task_queue), paths["clock"]))
     await asyncio.sleep(1)
     assert paths["clock"].exists()
     async with hasty.worker():

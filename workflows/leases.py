@@ -162,12 +162,13 @@ class Leases(OperatorCommands):
 
     async def _send(self, quota: str, signal: str, value: Any) -> None:
         """To a quota that has ended for idleness, or was terminated, after it was started again."""
+        where = quota_id(quota, workflow.info().task_queue)
         try:
-            await signalled(quota_id(quota), signal, value)
+            await signalled(where, signal, value)
         except FailureError:
             if signal == "lease":  # anything else is of a lease that it has forgotten
                 await self.open_quota(quota)
-                await signalled(quota_id(quota), signal, value)
+                await signalled(where, signal, value)
 
     async def open_quota(self, quota: str) -> None:
         raise NotImplementedError

@@ -70,7 +70,7 @@ class QuotaWorkflow:
             if not alive:
                 self._set(policy.withdrawn(self.state, grant.lease))
         await self._tell_why(now)
-        workflow.set_current_details(quota_story(self.state, workflow.time()))
+        workflow.set_current_details(quota_story(self.state, workflow.time(), workflow.info().workflow_id))
 
     async def _tell_why(self, now: float) -> None:
         """To all that wait and were not told so yet."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from activities.contracts import quota_id
 from workflows.contracts import QueueStatus, QuotaState, TaskStatus, TurnRecord
 from workflows.policy.quota import slots, why
 
@@ -68,7 +67,7 @@ def _quoted(text: str) -> list[str]:
     return ["~~~", *text.replace("~~~", "~ ~ ~").splitlines(), "~~~"]
 
 
-def quota_story(state: QuotaState, now: float) -> str:
+def quota_story(state: QuotaState, now: float, workflow_id: str) -> str:
     text, until = why(state, now)
     most = slots(state)
     lines = [
@@ -86,7 +85,7 @@ def quota_story(state: QuotaState, now: float) -> str:
         lines += ["", f"**{_plain(text.strip())}**{when}"]
     if parked or state.held:
         verb = "release" if state.held else "wake"
-        lines += ["", "```", f"temporal workflow signal -w '{quota_id(state.name)}' --name {verb}", "```"]
+        lines += ["", "```", f"temporal workflow signal -w '{workflow_id}' --name {verb}", "```"]
     for title, leases in (("Turns", state.leases), ("Waiting", state.waiting)):
         if leases:
             shown = [f"- `{lease.request.holder}` {_plain(lease.request.what)}" for lease in leases[:50]]

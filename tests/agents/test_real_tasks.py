@@ -1,14 +1,13 @@
-"""Whole tasks with the real Claude Code and Codex, through review to main, against a scripted model server."""
+"""Whole tasks with the real agent CLIs, through review to main, against a scripted model server."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.agents.desk import AGENTS, path
 from tests.git.repos import git
 from tests.kit import Kit, status_when
 from tests.models import ModelServer, Request, Step, bash, clients, say, script, use, write
@@ -16,16 +15,14 @@ from tests.test_kill import ended, start_worker
 
 pytestmark = pytest.mark.agents
 
-CLIS = Path(__file__).parent / "node_modules" / ".bin"
 DONE = say("All done.\nCOMPLETE_AND_READY_FOR_MERGE")
 
 
 def agent(runtime: str, server: ModelServer, kit: Kit) -> dict[str, Any]:
     home = kit.folder / "agent-home"
     home.mkdir(exist_ok=True)
-    model = {"claude-code": "sonnet", "codex": "gpt-5.5"}[runtime]
-    path = f"{CLIS}{os.pathsep}{os.environ['PATH']}"
-    return {"runtime": runtime, "model": model, "env": {**clients(server.url, home), "PATH": path}}
+    model = AGENTS[runtime].model
+    return {"runtime": runtime, "model": model, "env": {**clients(server.url, home), "PATH": path()}}
 
 
 def life(request: Request) -> Step:
@@ -38,7 +35,16 @@ def life(request: Request) -> Step:
     return script(use(write("new.txt", "first\n")), use(bash("git add -A && git commit -qm 'Add new'")), DONE)(request)
 
 
-@pytest.mark.parametrize(("executor", "reviewer"), [("claude-code", "codex"), ("codex", "claude-code")])
+@pytest.mark.parametrize(
+    ("executor", "reviewer"),
+    [
+        ("claude-code", "codex"),
+        ("codex", "gemini"),
+        ("gemini", "opencode"),
+        ("opencode", "qwen"),
+        ("qwen", "claude-code"),
+    ],
+)
 async def test_a_task_goes_through_review_to_main(kit: Kit, executor: str, reviewer: str) -> None:
     with ModelServer(life) as server:
         async with kit.worker():

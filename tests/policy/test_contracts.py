@@ -210,7 +210,8 @@ def test_usage_adds_up() -> None:
 
 
 def test_the_workflow_id_of_a_quota_is_the_documented_one() -> None:
-    assert quota_id("anthropic/default") == "quota/anthropic/default"
+    assert quota_id("anthropic/default", "mergewright") == "quota/anthropic/default"
+    assert quota_id("anthropic/default", "night") == "quota/anthropic/default@night"
 
 
 # --- the short form of an agent ----------------------------------------------------------------------

@@ -98,6 +98,10 @@ results = st.builds(
     said=st.sampled_from(["", " \n", "first\nlast words\n"]),
     retry_after_seconds=st.none() | st.floats(allow_nan=False),
 )
+free_results = st.builds(lambda result, end: result.model_copy(update={"end": end}), results, st.sampled_from(FREE))
+limited_results = st.builds(
+    lambda result, end: result.model_copy(update={"end": end}), results, st.sampled_from(LIMITS)
+)
 without_complete = results.filter(lambda result: result.signal != "complete")
 
 
@@ -234,7 +238,7 @@ def test_a_stated_time_that_has_passed_is_now(seconds: float) -> None:
     assert wait_for_limit(Counters(), turn("limited", retry_after_seconds=seconds), 0.0)[1] == Wait(0.0, stated=True)
 
 
-@given(counters, limits, results.filter(lambda result: result.end in LIMITS), jitters)
+@given(counters, limits, limited_results, jitters)
 def test_a_limit_uses_up_nothing(before: Counters, limits: Limits, result: TurnResult, jitter: float) -> None:
     now, decision = after_turn(before, result, limits, jitter)
     assert isinstance(decision, Wait)
@@ -283,7 +287,7 @@ def test_without_credit_a_fallback_takes_over_at_once_and_else_it_is_waited_for(
     assert run([result])[1] == [Wait(30.0, stated=False)]
 
 
-@given(counters, limits, results.filter(lambda result: result.end in LIMITS), jitters)
+@given(counters, limits, limited_results, jitters)
 def test_a_limit_is_waited_for_or_handed_over_by_the_one_rule(
     before: Counters, limits: Limits, result: TurnResult, jitter: float
 ) -> None:
@@ -298,7 +302,9 @@ def test_a_limit_is_waited_for_or_handed_over_by_the_one_rule(
 # --- budgets -----------------------------------------------------------------------------------------
 
 
-@given(counters, limits, results.filter(lambda result: result.end == "budget"), jitters, st.booleans())
+@given(
+    counters, limits, results.map(lambda result: result.model_copy(update={"end": "budget"})), jitters, st.booleans()
+)
 def test_a_share_that_is_used_up_was_a_good_turn_and_uses_up_no_try(
     before: Counters, limits: Limits, result: TurnResult, jitter: float, fallback: bool
 ) -> None:
@@ -546,7 +552,7 @@ def test_the_loop_ends_unless_it_is_limits_and_budgets_alone(
     assert sum(not isinstance(decision, Wait) for decision in decisions) <= most
 
 
-@given(limits, st.lists(results.filter(lambda result: result.end in FREE), max_size=30))
+@given(limits, st.lists(free_results, max_size=30))
 def test_limits_and_budgets_alone_never_end_it_without_a_fallback(
     limits: Limits, given_turns: list[TurnResult]
 ) -> None:
