@@ -101,21 +101,15 @@ def test_a_usage_limit_says_when_it_ends(desk: Desk) -> None:
     report = desk.turn(lambda _: Step(fault="usage_limit", resets_in=5_000))
     assert report.end == "limited"
     assert "limit" in report.reason
-    if desk.agent.runtime == "gemini":  # Google's daily quota states no time
-        assert report.retry_after_seconds is None
-    else:
-        assert report.retry_after_seconds is not None
-        assert 4_000 < report.retry_after_seconds <= 5_060  # Codex tells the minute only
+    assert report.retry_after_seconds is not None
+    assert 4_000 < report.retry_after_seconds <= 5_060  # Codex tells the minute only
     desk.env = {}
-    assert bool(report.session) == (desk.agent.runtime != "gemini")  # it keeps no session without an answer
     assert desk.turn([say("on")], session=report.session).text == "on"
 
 
-@both
+@pair
 def test_no_login(desk: Desk) -> None:
-    desk.env = {"ANTHROPIC_API_KEY": "", "OPENAI_API_KEY": "", "GEMINI_API_KEY": ""}
-    if desk.agent.runtime == "opencode":  # a provider of the user's own asks for a key only if it wants one
-        desk.agent = desk.agent.model_copy(update={"model": "anthropic/claude-sonnet-4-5"})
+    desk.env = {"ANTHROPIC_API_KEY": "", "OPENAI_API_KEY": ""}
     report = desk.turn([])
     assert report.end == "login"
 
@@ -156,7 +150,7 @@ def test_a_reused_session_id_fails_with_the_reason(desk: Desk) -> None:
     assert "already " in report.reason
 
 
-@both
+@pytest.mark.parametrize("agent", ["claude-code", "gemini", "qwen"])  # the others expand nothing
 def test_at_signs_and_slashes_name_no_files_and_no_commands(desk: Desk) -> None:
     outside = desk.folder / "outside.txt"
     outside.write_text("SECRET-4711\n")

@@ -51,7 +51,7 @@ def found(output: str, name: str) -> dict[str, Any]:
     return dict(one)
 
 
-@pytest.mark.parametrize("agent", list(AGENTS))
+@pytest.mark.parametrize("agent", ["claude-code", "codex", "gemini"])
 async def test_one_that_answers(client: Client, tmp_path: Path, agent: str) -> None:
     before = set(tmp_path.iterdir())
     said, server = await doctor(client, tmp_path, lambda _: say("OK"), *only(agent), "--json", code=0)
@@ -66,7 +66,7 @@ async def test_one_that_answers(client: Client, tmp_path: Path, agent: str) -> N
     assert list((tmp_path / "home" / "tmp").glob("mergewright-*")) == []
 
 
-@pytest.mark.parametrize("agent", list(AGENTS))
+@pytest.mark.parametrize("agent", ["codex", "qwen"])
 async def test_one_whose_key_is_refused(client: Client, tmp_path: Path, agent: str) -> None:
     said, _ = await doctor(client, tmp_path, lambda _: refuse(401), *only(agent), code=1)
     *_, line, _, summary = said.splitlines()
