@@ -150,6 +150,7 @@ async def test_money_stops_the_running_turn_and_raising_it_goes_on(kit: Kit) -> 
         status = await status_when(handle, lambda now: now.blocked is not None)
         assert status.blocked is not None
         assert status.blocked.text == "spent $3.00 of $2.00"
+        assert "--name raise_budget" in status.next_command
         [turn] = await handle.query("timeline")
         assert (turn["end"], turn["usage"]["cost_usd"]) == ("budget", 3)
         assert await handle.execute_update("raise_budget", 50)

@@ -292,6 +292,8 @@ class TaskSteps(Leases):
         signal = f"temporal workflow signal -w {workflow.info().workflow_id} --name"
         if self.plan_waits:
             return f"{signal} approve_plan    (or: {signal} reject_plan --input '\"what to change\"')"
+        if self.blocked is not None and self.blocked.reason is BlockedReason.BUDGET:
+            return f"{signal} raise_budget --input '{{\"max_cost_usd\": 20}}'    (or: {signal} continue_task)"
         if self.blocked is not None:
             return f"{signal} continue_task --input '\"what to do\"'    (or: {signal} abandon)"
         return f"{signal} resume" if self.paused else ""
