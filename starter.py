@@ -2,79 +2,47 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import re
 import time
 import uuid
-from collections.abc import Coroutine
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from temporalio.client import Client, WorkflowQueryFailedError, WorkflowUpdateFailedError
+from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError
 
 os.environ["GIT_PYTHON_REFRESH"] = "quiet"  # a host without git is told so by `doctor`, not by a traceback
 from activities.git import salvage
-from activities.git.repository import RepositoryProblem, open_repository
+from activities.git.repository import open_repository
 from activities.home import Home, default_home
-from activities.merging import queue_id
 from console import doctor as check
-from console import inputs
-from console.costs import By, NoTask, Spent, cost_table, spendings
+from console import inputs, queue_commands
+from console.costs import By, Spent, cost_table, spendings
 from console.costs import as_json as costs_as_json
 from console.demo import demo as run_demo
+from console.door import Address, Namespace, Repo, TaskId, TaskQueue, connected, console, run
 from console.follow import follow
 from console.probe import probed
 from console.quotas import handle_id as quota_handle_id
 from console.quotas import quota_table
 from console.quotas import quotas as all_quotas
-from console.turn_log import NoLog, Wanted, show
-from service.connect import TASK_QUEUE, connect, connect_config
+from console.turn_log import Wanted, show
+from service.connect import TASK_QUEUE
 from service.devserver import CannotServe
 from service.leave import run_and_leave
-from workflows.contracts import QueueStatus, QuotaState, TaskResult, TaskStatus
+from workflows.contracts import LandResult, QuotaState, TaskResult
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 salvage_app = typer.Typer(no_args_is_help=True, help="Work that did not land, saved under refs of the repository.")
 app.add_typer(salvage_app, name="salvage")
-
-console = Console(highlight=False)
-T = TypeVar("T")
-
-TaskId = Annotated[str, typer.Argument(help="Workflow id of the task.")]
-Address = Annotated[str | None, typer.Option(help="Temporal server, host:port (default: as the temporal CLI).")]
-Namespace = Annotated[str | None, typer.Option(help="Temporal namespace.")]
-Repo = Annotated[Path, typer.Option(help="The repository.")]
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Any trouble that an operator can do something about is one line and exit 1."""
-    try:
-        return asyncio.run(work)
-    except (CannotServe, NoLog, NoTask, RepositoryProblem) as problem:
-        text = str(problem)
-    except WorkflowUpdateFailedError as error:
-        text = str(error.cause)
-    except (RPCError, WorkflowQueryFailedError) as error:
-        text = error.message.partition("\n")[0]
-    typer.echo(f"starter: {text}", err=True)
-    raise typer.Exit(1)
-
-
-async def connected(address: str | None, namespace: str | None) -> Client:
-    try:
-        return await connect(address, namespace)
-    except RuntimeError:
-        wanted = connect_config(address, namespace)["target_host"]
-        raise CannotServe(f"no Temporal server at {wanted}: start one with `python worker.py --dev`") from None
+app.add_typer(queue_commands.app, name="queue")
+app.command()(queue_commands.land)
 
 
 @app.command()
@@ -94,7 +62,7 @@ def doctor(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for an answer.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list.")] = False,
     home: Annotated[Path | None, typer.Option(help="Data folder (default: MERGEWRIGHT_HOME, or the user's).")] = None,
-    task_queue: Annotated[str, typer.Option(help="Task queue of the workers.")] = TASK_QUEUE,
+    task_queue: TaskQueue = TASK_QUEUE,
     address: Address = None,
     namespace: Namespace = None,
 ) -> None:
@@ -127,7 +95,7 @@ def start(
     max_cost: Annotated[float | None, typer.Option(help="Dollars that the task may cost.")] = None,
     interactive: Annotated[bool, typer.Option("--interactive", help="A plan is approved before any code.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it, and do not follow it.")] = False,
-    task_queue: Annotated[str, typer.Option(help="Task queue of the workers.")] = TASK_QUEUE,
+    task_queue: TaskQueue = TASK_QUEUE,
     address: Address = None,
     namespace: Namespace = None,
 ) -> None:
@@ -168,17 +136,21 @@ def start(
 
 @app.command("follow")
 def follow_task(task_id: TaskId, address: Address = None, namespace: Namespace = None) -> None:
-    """Follow a task to its end. Example: starter.py follow task-42"""
+    """Follow a task or a landing to its end. Example: starter.py follow task-42"""
 
-    async def go() -> TaskResult | str:
+    async def go() -> TaskResult | LandResult | str:
         client = await connected(address, namespace)
+        if await queue_commands.is_landing(client, task_id):
+            return await queue_commands.follow_landing(client, task_id)
         return (await follow(client, [task_id], console))[task_id]
 
     finish(run(go()))
 
 
-def finish(end: TaskResult | str | None) -> None:
-    if isinstance(end, TaskResult):
+def finish(end: TaskResult | LandResult | str | None) -> None:
+    if isinstance(end, LandResult):
+        queue_commands.tell_end(end)
+    elif isinstance(end, TaskResult):
         console.print_json(end.model_dump_json())
     elif end is not None:
         typer.echo(f"failed: {end}", err=True)
@@ -189,12 +161,10 @@ def finish(end: TaskResult | str | None) -> None:
 def status(task_id: TaskId, address: Address = None, namespace: Namespace = None) -> None:
     """What a task does, what it waits for, and what moves it on. Example: starter.py status task-42"""
 
-    async def go() -> TaskStatus:
-        client = await connected(address, namespace)
-        found: TaskStatus = await client.get_workflow_handle(task_id).query("status", result_type=TaskStatus)
-        return found
+    async def go() -> Any:
+        return await (await connected(address, namespace)).get_workflow_handle(task_id).query("status")
 
-    console.print_json(run(go()).model_dump_json())
+    console.print_json(json.dumps(run(go())))
 
 
 @app.command("log")
@@ -225,14 +195,14 @@ def task_log(
 
 @app.command("list")
 def list_tasks(address: Address = None, namespace: Namespace = None) -> None:
-    """All tasks that the server knows, the newest first. Example: starter.py list"""
+    """All tasks and landings that the server knows, the newest first. Example: starter.py list"""
 
     async def go() -> None:
         client = await connected(address, namespace)
         table = Table(box=None, header_style="dim")
         for column in ("task", "state", "started", "ended"):
             table.add_column(column, no_wrap=True)
-        async for found in client.list_workflows("WorkflowType = 'TaskWorkflow'", limit=200):
+        async for found in client.list_workflows("WorkflowType IN ('TaskWorkflow', 'LandWorkflow')", limit=200):
             state = found.status.name.lower() if found.status else ""
             ended = f"{found.close_time:%Y-%m-%d %H:%M}" if found.close_time else ""
             table.add_row(found.id, state, f"{found.start_time:%Y-%m-%d %H:%M}", ended)
@@ -362,7 +332,7 @@ def quota(
     hold: Annotated[bool, typer.Option("--hold", help="Grant no turn until released.")] = False,
     release: Annotated[bool, typer.Option("--release", help="Go on after a hold.")] = False,
     slots: Annotated[int | None, typer.Option(help="Turns at once.")] = None,
-    task_queue: Annotated[str, typer.Option(help="Task queue of the workers.")] = TASK_QUEUE,
+    task_queue: TaskQueue = TASK_QUEUE,
     address: Address = None,
     namespace: Namespace = None,
 ) -> None:
@@ -392,20 +362,6 @@ def plan(task_id: TaskId, address: Address = None, namespace: Namespace = None) 
         return str(await (await connected(address, namespace)).get_workflow_handle(task_id).query("plan"))
 
     console.print(run(go()) or "there is no plan yet", markup=False)
-
-
-@app.command()
-def queue(repo: Repo = Path(), target: str | None = None, address: Address = None, namespace: Namespace = None) -> None:
-    """Show the merge queue of a repository's branch. Example: starter.py queue --repo /src/app"""
-
-    async def go() -> QueueStatus:
-        repository = open_repository(str(repo.resolve()))
-        branch = repository.branch(target) if target else repository.default_branch()
-        handle = (await connected(address, namespace)).get_workflow_handle(queue_id(repository, branch))
-        found: QueueStatus = await handle.query("queue", result_type=QueueStatus)
-        return found
-
-    console.print_json(run(go()).model_dump_json())
 
 
 @salvage_app.command("list")

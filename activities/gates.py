@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import fence, process
-from activities.contracts import GateResult, GatesInput, GatesResult
+from activities.contracts import Candidate, GateResult, GatesInput, GatesResult, Tested, TestInput
 from activities.faults.project import classify
 from activities.git import slot
-from activities.git.repository import open_repository
+from activities.git.clone import delete
+from activities.git.landing import base_of
+from activities.git.repository import Repository, RepositoryProblem, open_repository
+from activities.git.run import GitError
+from activities.results import Results
 from activities.settings import GateSpec, tail
 from activities.site import Site, blocking, progress, worktree_of
+
+log = structlog.get_logger()
 
 TAIL_BYTES = 3_000
 """FEATURES A11."""
 CLASSIFIED_BYTES = 20_000
+KEPT_RUNS = 500
+"""Logs of so many runs in the slots of one repository are kept."""
+LOOK_SECONDS = 2.0
+LOOK_REMOTE_SECONDS = 15.0
 MOST_SLOTS = 256
 """Of one repository and data folder. How many gates run at once is the workers' affair (`--gate-slots`)."""
 
@@ -34,8 +48,8 @@ class GateActivities:
         started = time.monotonic()
         logs = self.site.home.run(given.ref.key) / "gates" / f"{given.where}-{given.commit[:12]}-{given.number}"
         logs.mkdir(parents=True, exist_ok=True)
-        run = self._in_worktree if given.where == "worktree" else self._in_slot
-        results = await run(given, logs)
+        results = await self._in_worktree(given, logs)
+        await blocking(self._remember, given, results)
         return GatesResult(
             passed=all(result.passed for result in results),
             results=results,
@@ -50,31 +64,91 @@ class GateActivities:
         # What a gate writes is no work: the tree is put back to the commit, also after one that was killed.
         if activity.info().attempt > 1:
             await blocking(worktree.put_back, given.commit)
-        results = await self._run_all(given, worktree.path, logs, self.site.home.worktree_lock(ref.key))
+        temporary = self.site.home.run(ref.key) / "tmp"
+        temporary.mkdir(exist_ok=True)
+        lock = self.site.home.worktree_lock(ref.key)
+        results = await self._run_all(given.gates, worktree.path, logs, lock, temporary)
         await blocking(worktree.put_back, given.commit)
         return results
 
-    async def _in_slot(self, given: GatesInput, logs: Path) -> list[GateResult]:
-        repository = await blocking(open_repository, given.ref.repo)
-        folder = self.site.home.repository(repository.common_dir) / "slots"
-        with slot.take(folder, MOST_SLOTS) as taken:
+    @activity.defn
+    async def test_chain(self, given: TestInput) -> Tested:
+        """All gates of its candidates on the tip of a chain, in a clean slot, but those that passed on its tree before.
+
+        Ends early, as `moved`, when somebody pushes to the target: the result would be of no use. A second run runs
+        them again.
+        """
+        waited = activity.info().started_time - activity.info().current_attempt_scheduled_time
+        started = time.monotonic()
+        repository = await blocking(open_repository, given.repo)
+        running = asyncio.ensure_future(self._in_slot(repository, given))
+        watching = asyncio.ensure_future(_until_moved(repository, given))
+        try:
+            await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
+            if not running.done():
+                running.cancel()
+                await asyncio.wait([running])
+        results = None if running.cancelled() else running.result()
+        return Tested(
+            kind="moved" if results is None else "green" if all(result.passed for result in results) else "red",
+            results=results or [],
+            seconds=time.monotonic() - started,
+            waited_seconds=waited.total_seconds(),
+        )
+
+    async def _in_slot(self, repository: Repository, given: TestInput) -> list[GateResult]:
+        home = self.site.home
+        folder = home.repository(repository.common_dir)
+        gates = await blocking(self._gates_of, repository, given)
+        logs = folder / "gates" / f"{given.tip[:12]}-{given.number}"
+        logs.mkdir(parents=True, exist_ok=True)
+        await blocking(_keep_newest, logs.parent)
+        with slot.take(folder / "slots", MOST_SLOTS) as taken:
             lock = taken.folder / "gates.lock"
             (await fence.take(lock)).close()
-            tree = await blocking(slot.checkout, taken, repository, given.commit)
-            return await self._run_all(given, tree, logs, lock)
+            tree = await blocking(slot.checkout, taken, repository, given.tip, (given.target, given.base))
+            temporary = taken.folder / "tmp"
+            await blocking(_empty, temporary)
+            results = await self._run_all(gates, tree, logs, lock, temporary)
+        passed = [gate.digest() for gate, result in zip(gates, results, strict=False) if result.passed]
+        await blocking(
+            Results(home.results(repository.common_dir)).keep, given.tree or repository.tree(given.tip), passed, "slot"
+        )
+        return results
 
-    async def _run_all(self, given: GatesInput, tree: Path, logs: Path, lock: Path) -> list[GateResult]:
+    def _gates_of(self, repository: Repository, given: TestInput) -> list[GateSpec]:
+        """Each command once, in the order of the candidates."""
+        known = Results(self.site.home.results(repository.common_dir))
+        green = [] if given.number or not given.tree else known.green(given.tree, precheck=given.queue.precheck)
+        wanted: dict[str, GateSpec] = {}
+        for op in given.gates_of:
+            file = self.site.home.candidate(repository.common_dir, op)
+            for gate in Candidate.model_validate_json(file.read_bytes()).gates:
+                wanted.setdefault(gate.digest(), gate)
+        left = [gate for digest, gate in wanted.items() if digest not in green]
+        return [gate if _first(gate, left) else gate.model_copy(update={"name": f"{gate.name}-{gate.digest()[:6]}"})
+                for gate in left]  # fmt: skip
+
+    def _remember(self, given: GatesInput, results: list[GateResult]) -> None:
+        """The same tree need not be tested again in the merge queue."""
+        repository = open_repository(given.ref.repo)
+        passed = [gate.digest() for gate, result in zip(given.gates, results, strict=False) if result.passed]
+        Results(self.site.home.results(repository.common_dir)).keep(repository.tree(given.commit), passed, "worktree")
+
+    async def _run_all(
+        self, gates: Sequence[GateSpec], tree: Path, logs: Path, lock: Path, temporary: Path
+    ) -> list[GateResult]:
         results: list[GateResult] = []
-        for gate in given.gates:
+        for gate in gates:
             progress()["gate"] = gate.name
-            results.append(await self._run(gate, tree, logs / f"{gate.name}.log", lock, given.ref.key))
+            results.append(await self._run(gate, tree, logs / f"{gate.name}.log", lock, temporary))
             if not results[-1].passed:
                 break
         return results
 
-    async def _run(self, gate: GateSpec, tree: Path, log: Path, lock: Path, key: str) -> GateResult:
-        temporary = self.site.home.run(key) / "tmp"
-        temporary.mkdir(exist_ok=True)
+    async def _run(self, gate: GateSpec, tree: Path, log: Path, lock: Path, temporary: Path) -> GateResult:
         command = process.Command(
             argv=["/bin/sh", "-c", gate.command],
             cwd=tree,
@@ -98,6 +172,33 @@ class GateActivities:
             tail=tail(_end_of(log, TAIL_BYTES) + end),
             log=str(log),
         )
+
+
+def _first(gate: GateSpec, gates: Sequence[GateSpec]) -> bool:
+    return next(other for other in gates if other.name == gate.name) is gate
+
+
+async def _until_moved(repository: Repository, given: TestInput) -> None:
+    """Until the target is somewhere that the tip does not contain. What else goes wrong is found when it lands."""
+    while True:
+        await asyncio.sleep(LOOK_REMOTE_SECONDS if given.queue.push else LOOK_SECONDS)
+        try:
+            now = await blocking(base_of, repository, given.target, given.queue.checkout, given.queue.push)
+            if now != given.base and not await blocking(repository.contains, now, given.tip):
+                return
+        except (GitError, RepositoryProblem, OSError) as problem:
+            log.warning("cannot see where the target is", target=given.target, error=str(problem))
+
+
+def _keep_newest(folder: Path) -> None:
+    runs = sorted(folder.iterdir(), key=lambda run: run.stat().st_mtime)
+    for run in runs[:-KEPT_RUNS]:
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
+    delete(folder)
+    folder.mkdir()
 
 
 def _end_of(log: Path, limit: int) -> str:

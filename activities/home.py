@@ -3,7 +3,8 @@
 worktrees/<key>/            a task's worktree (a shared clone)
 worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
 runs/<key>/                 a task's bulk: task.json, turns/, sessions/, gates/, reviews/, plan.md
-repositories/<id>/          per repository: landing.lock, landing.json, slots/, gate results
+repositories/<id>/          per repository: landing.lock, landing.json, slots/, candidates/ of its merge queues,
+                            gates/ (logs of the queues' runs), results/ (gates that have passed, by tree)
 temporal/                   the development server's database and log
 workers/                    which worker process runs which activities, to recover after a kill
 """
@@ -62,6 +63,12 @@ class Home:
 
     def repository(self, common_dir: Path) -> Path:
         return self.root / "repositories" / repository_id(common_dir)
+
+    def candidate(self, common_dir: Path, op: str) -> Path:
+        return self.repository(common_dir) / "candidates" / f"{op}.json"
+
+    def results(self, common_dir: Path) -> Path:
+        return self.repository(common_dir) / "results"
 
     @property
     def temporal(self) -> Path:

@@ -1,23 +1,84 @@
-"""What the merge queue does with git: take a candidate in, build the commit that would land, land it."""
+"""What the merge queue does with git: take candidates in, build the commits that would land, land them.
+
+A queue may be long, so it carries little of each candidate; the whole of it lies in the data folder, under its op.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from functools import lru_cache
+
 from temporalio import activity
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
 
-from activities.contracts import BuildInput, Built, Candidate, Landed, LandInput, SubmitInput, Submitted
+from activities.contracts import (
+    TASK_QUEUE,
+    BuildInput,
+    BuildResult,
+    Built,
+    BuiltChain,
+    Candidate,
+    EjectInput,
+    Evidence,
+    FollowInput,
+    Landed,
+    LandingInput,
+    LandingResult,
+    LandInput,
+    QueueEntry,
+    Step,
+    SubmitInput,
+    Submitted,
+)
 from activities.git import candidate as candidates
-from activities.git.landing import land
+from activities.git.candidate import unpin
+from activities.git.chain import build_chain, pin_chains
+from activities.git.history import have_landed, landed_between
+from activities.git.landing import base_of, follow, land
 from activities.git.repository import Repository, open_repository
+from activities.git.run import Git
 from activities.home import repository_id, safe_name
-from activities.site import Site, blocking, short_ref, worktree_of
+from activities.protected import SETTINGS_FILE, protected_paths, queue_settings
+from activities.results import Results
+from activities.settings import QueueSettings
+from activities.site import Site, blocking, short_ref, worktree_of, write_model
 
 
-def queue_id(repository: Repository, target: str) -> str:
-    """One merge queue for each git directory and branch, whichever checkout the task named."""
-    return (
-        f"merge-queue/{safe_name(repository.path.name)}-{repository_id(repository.common_dir)[:8]}/{short_ref(target)}"
+def queue_id(repository: Repository, target: str, task_queue: str = TASK_QUEUE) -> str:
+    """One merge queue for each git directory and branch, whichever checkout the task named.
+
+    Workers of another task queue have one of their own, for theirs may be gone; only one of them can have the
+    repository at a time (`git.owner`).
+    """
+    named = f"{safe_name(repository.path.name)}-{repository_id(repository.common_dir)[:8]}/{short_ref(target)}"
+    return f"merge-queue/{named}" if task_queue == TASK_QUEUE else f"merge-queue/{named}@{task_queue}"
+
+
+async def enqueue(site: Site, candidate: Candidate, entry: QueueEntry) -> Submitted:
+    """Hand it to the merge queue, which is started if it does not run. The same one again is known there."""
+    repository = await blocking(open_repository, candidate.ref.repo)
+    write_model(site.home.candidate(repository.common_dir, candidate.op), candidate)
+    queue = queue_id(repository, candidate.ref.target, site.task_queue)
+    await site.client.start_workflow(
+        "MergeQueueWorkflow",
+        {"repo": candidate.ref.repo, "target": candidate.ref.target},
+        id=queue,
+        task_queue=site.task_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        start_signal="submit",
+        start_signal_args=[entry],
+        static_summary=f"merge queue of {short_ref(candidate.ref.target)} in {candidate.ref.repo}",
     )
+    return Submitted(op=candidate.op, queue=queue)
+
+
+@lru_cache(maxsize=256)
+def settings_on(repository: Repository, commit: str) -> QueueSettings:
+    """What `mergewright.toml` says there of the queue. Raises InvalidTask."""
+    return queue_settings(repository.read_file(commit, SETTINGS_FILE))
 
 
 class MergeActivities:
@@ -26,27 +87,18 @@ class MergeActivities:
 
     @activity.defn
     async def submit(self, given: SubmitInput) -> Submitted:
-        """Pin the head in the repository and hand it to the merge queue, which is started if it does not run.
+        """Pin the head in the repository and hand it to the merge queue.
 
         The same head again is the same candidate: the queue knows it.
         """
-        candidate, queue = await blocking(self._candidate, given)
-        await self.site.client.start_workflow(
-            "MergeQueueWorkflow",
-            {"repo": candidate.ref.repo, "target": candidate.ref.target},
-            id=queue,
-            task_queue=self.site.task_queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="submit",
-            start_signal_args=[candidate],
-            static_summary=f"merge queue of {short_ref(candidate.ref.target)} in {candidate.ref.repo}",
-        )
-        return Submitted(op=candidate.op, queue=queue)
+        candidate, entry = await blocking(self._candidate, given)
+        return await enqueue(self.site, candidate, entry)
 
-    def _candidate(self, given: SubmitInput) -> tuple[Candidate, str]:
+    def _candidate(self, given: SubmitInput) -> tuple[Candidate, QueueEntry]:
         ref = given.ref
         worktree = worktree_of(self.site.home, ref)
         repository = worktree.repository
+        self.site.claim(repository)
         op = candidates.op_id(repository.common_dir, ref.target, ref.task_id, given.head, given.strategy)
         worktree.publish(f"refs/mergewright/source/{op}", given.head)
         name, mail = repository.identity()
@@ -64,27 +116,180 @@ class MergeActivities:
             host=given.host,
             answer_to=ref.task_id,
         )
-        return candidate, queue_id(repository, ref.target)
-
-    @activity.defn
-    async def build(self, given: BuildInput) -> Built:
-        """The commit that would land on the target as it is now. Same inputs, same sha."""
-        return await blocking(self._build, given.candidate)
-
-    def _build(self, candidate: Candidate) -> Built:
-        repository = open_repository(candidate.ref.repo)
+        base = repository.tip(ref.target)
         with repository.git() as git:
-            built = candidates.build(git, candidate, repository.tip(candidate.ref.target))
-            if built.kind == "built" and built.tip is not None:
-                candidates.pin(git, candidate.op, built.tip)
-            return built
+            landed = have_landed(git, base, given.after)
+        entry = QueueEntry(
+            op=op,
+            task_id=ref.task_id,
+            title=given.title,
+            answer_to=ref.task_id,
+            host=given.host,
+            gates=[gate.digest() for gate in given.gates],
+            priority=given.priority,
+            after=[task for task in given.after if task not in landed],
+            overlaps=given.overlaps,
+            checked_on=given.checked_on,
+            protected=protected_paths(repository, settings_on(repository, base), base, given.head),
+        )
+        return candidate, entry
 
     @activity.defn
-    async def land(self, given: LandInput) -> Landed:
-        """Move the target to the tip, and the user's checkouts of it along. A second run finds it landed."""
-        return await blocking(self._land, given)
+    async def build(self, given: BuildInput) -> BuildResult:
+        """The commits that would land on the target as it is now. Same inputs, same shas."""
+        return await blocking(self._build, given)
 
-    def _land(self, given: LandInput) -> Landed:
-        repository = open_repository(given.candidate.ref.repo)
+    def _build(self, given: BuildInput) -> BuildResult:
+        repository = self._open(given.repo)
+        settings = settings_on(repository, repository.tip(given.target))
+        base = base_of(repository, given.target, settings.checkout, settings.push)
+        settings = settings_on(repository, base)
+        results = self._results(repository)
+        with repository.git() as git:
+            builder = _Builder(git, base, {op: self._candidate_of(repository, op) for op in _ops(given.chains)})
+            chains = [builder.chain(ops) for ops in given.chains]
+            green = [
+                chain.model_copy(update={"green": results.green(chain.steps[-1].tree, precheck=settings.precheck)})
+                if chain.steps
+                else chain
+                for chain in chains
+            ]
+            pin_chains(git, given.target, {*given.keep, *(chain.steps[-1].sha for chain in chains if chain.steps)})
+        return BuildResult(base=base, chains=green, queue=settings, slots=settings.gate_slots or self.site.gate_slots)
+
+    @activity.defn
+    async def land(self, given: LandingInput) -> LandingResult:
+        """Move the target to the tip, and the user's checkouts of it along. A second run finds it landed.
+
+        Nothing moves when one of the tasks has ended meanwhile, or a branch is not where it was sent in.
+        """
+        repository = await blocking(self._open, given.land.repo)
+        found = [self._candidate_of(repository, op) for op in given.land.ops]
+        alive = await asyncio.gather(*(self._is_running(candidate.answer_to) for candidate in found))
+        gone = [candidate.op for candidate, runs in zip(found, alive, strict=True) if not runs]
+        moved = [candidate.op for candidate in found if await blocking(_has_moved, repository, candidate)]
+        if (gone or moved) and not await blocking(_has_landed, repository, given.land):
+            return LandingResult(gone=gone, moved=moved)
+        return await blocking(self._land, repository, given)
+
+    def _land(self, repository: Repository, given: LandingInput) -> LandingResult:
+        landed = land(repository, given.land, self.site.home.repository(repository.common_dir))
+        if landed.kind == "blocked":
+            return LandingResult(landed=landed, blocking=_blocking_ops(repository, given, landed))
+        if landed.kind == "landed":
+            self._forget(repository, given.land.ops)
+        return LandingResult(landed=landed)
+
+    async def _is_running(self, workflow_id: str) -> bool:
+        try:
+            found = await self.site.client.get_workflow_handle(workflow_id).describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return found.status is WorkflowExecutionStatus.RUNNING
+
+    @activity.defn
+    async def follow(self, given: FollowInput) -> str:
+        """Bring the local branch, and its checkouts, to what has landed. Empty: it is there; else why not."""
+        return await blocking(self._follow, given)
+
+    def _follow(self, given: FollowInput) -> str:
+        repository = self._open(given.repo)
         folder = self.site.home.repository(repository.common_dir)
-        return land(repository, given.candidate, given.base, given.tip, folder)
+        return follow(repository, given.target, given.tip, given.checkout, folder)
+
+    @activity.defn
+    async def eject(self, given: EjectInput) -> Evidence:
+        """What explains it; and nothing is kept for the candidate any more. A second run finds less to let go of."""
+        return await blocking(self._eject, given)
+
+    def _eject(self, given: EjectInput) -> Evidence:
+        repository = self._open(given.repo)
+        file = self.site.home.candidate(repository.common_dir, given.op)
+        since = given.since
+        if not since and file.exists():
+            since = repository.merge_base(given.base, self._candidate_of(repository, given.op).head) or ""
+        with repository.git() as git:
+            landed = landed_between(git, since, given.base, given.files) if since else []
+            unpin(git, given.op)
+            pin_chains(git, given.target, given.keep)
+        self._forget(repository, [given.op])
+        return Evidence(base=given.base, files=given.files, landed_by=landed)
+
+    # --- where things are ------------------------------------------------------------------------------
+
+    def _open(self, path: str) -> Repository:
+        repository = open_repository(path)
+        self.site.claim(repository)
+        return repository
+
+    def _results(self, repository: Repository) -> Results:
+        return Results(self.site.home.results(repository.common_dir))
+
+    def _candidate_of(self, repository: Repository, op: str) -> Candidate:
+        return Candidate.model_validate_json(self.site.home.candidate(repository.common_dir, op).read_bytes())
+
+    def _forget(self, repository: Repository, ops: Sequence[str]) -> None:
+        for op in ops:
+            self.site.home.candidate(repository.common_dir, op).unlink(missing_ok=True)
+
+
+class _Builder:
+    """Chains that begin alike are built once."""
+
+    def __init__(self, git: Git, base: str, known: dict[str, Candidate]) -> None:
+        self.git = git
+        self.base = base
+        self.known = known
+        self.made: dict[tuple[str, ...], Step | Built] = {}
+
+    def chain(self, ops: Sequence[str]) -> BuiltChain:
+        steps: list[Step] = []
+        for count in range(1, len(ops) + 1):
+            made = self._made(tuple(ops[:count]), steps[-1].sha if steps else self.base)
+            if isinstance(made, Built):
+                alone = self._made((ops[count - 1],), self.base) if steps else made
+                return BuiltChain(
+                    ops=list(ops[: count - 1]),
+                    steps=steps,
+                    stopped=made,
+                    alone=alone if isinstance(alone, Built) else None,
+                )
+            steps.append(made)
+        return BuiltChain(ops=list(ops), steps=steps)
+
+    def _made(self, ops: tuple[str, ...], base: str) -> Step | Built:
+        if ops not in self.made:
+            built = build_chain(self.git, [self.known[ops[-1]]], base)
+            self.made[ops] = built.stopped or built.steps[0]
+        return self.made[ops]
+
+
+def _ops(chains: Sequence[Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(op for chain in chains for op in chain))
+
+
+def _has_landed(repository: Repository, given: LandInput) -> bool:
+    base = base_of(repository, given.target, given.checkout, given.push)
+    return repository.contains(given.tip, base)
+
+
+def _has_moved(repository: Repository, candidate: Candidate) -> bool:
+    return bool(candidate.branch) and repository.sha(candidate.branch) != candidate.head
+
+
+def _blocking_ops(repository: Repository, given: LandingInput, landed: Landed) -> list[str]:
+    """Those of the chain that change what is in the way; all of them when it is not a matter of files."""
+    found, before = [], given.land.base
+    for step in given.steps:
+        changed = repository.changed_files(before, step.sha)
+        if any(_meets(path.partition(" (filter=")[0], changed) for path in landed.in_the_way):
+            found.append(step.op)
+        before = step.sha
+    return found or list(given.land.ops)
+
+
+def _meets(path: str, changed: Sequence[str]) -> bool:
+    """A file is met, and so is a folder in the place of a file, or the other way round."""
+    return any(path == file or file.startswith(f"{path}/") or path.startswith(f"{file}/") for file in changed)

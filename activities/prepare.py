@@ -21,12 +21,13 @@ from activities.git.repository import Repository, RepositoryProblem, open_reposi
 from activities.git.run import UnsupportedRepository
 from activities.git.worktree import create
 from activities.home import repository_id, safe_name, task_key
+from activities.overlaps import note_ref
 from activities.process import base_environment
+from activities.protected import SETTINGS_FILE, queue_settings
 from activities.settings import INVALID_TASK, AgentSpec, GateSpec, TaskInput, TaskSettings, explain
 from activities.settle import settle
-from activities.site import Site, blocking, invalid, task_branch, write_atomically, write_model
+from activities.site import Site, blocking, invalid, task_branch, write_atomically
 
-SETTINGS_FILE = "mergewright.toml"
 REPOSITORY_QUOTA = "repository/"
 _ENVIRONMENTS: dict[str, Any] = {
     **{field: {"env"} for field in ("agent", "resolver", "compactor")},
@@ -81,14 +82,10 @@ class PrepareActivities:
         task = TaskInput.model_validate(given.task)
         try:
             repository = open_repository(task.repo)
+            self.site.claim(repository)
         except (RepositoryProblem, UnsupportedRepository) as problem:
             invalid("repo", str(problem))
-        target = self._target(repository, task.target)
-        base = repository.tip(target)
-        settings = complete_settings(task, repository.read_file(base, SETTINGS_FILE))
-        if settings.target is not None and task.target is None:
-            target = self._target(repository, settings.target)
-            base = repository.tip(target)
+        target, base, settings = target_and_settings(repository, task)
         settings = self._check_agents(settings, repository, base)
         for index, gate in enumerate(settings.gates):
             check_gate(f"gates.{index}.command", gate)
@@ -101,7 +98,7 @@ class PrepareActivities:
         # What is in `env` may be secret, and nobody reads it there.
         kept = complete.model_dump_json(indent=1, exclude=_ENVIRONMENTS)
         write_atomically(self.site.home.run(key) / "task.json", kept)
-        write_model(self.site.home.run(key) / "ref.json", ref)
+        note_ref(self.site.home, ref)
         return Prepared(
             ref=ref,
             host=self.site.host,
@@ -117,12 +114,6 @@ class PrepareActivities:
         if settings.limits.max_cost_usd_per_day is None:
             return ""
         return f"{REPOSITORY_QUOTA}{safe_name(repository.path.name)}-{repository_id(repository.common_dir)[:8]}"
-
-    def _target(self, repository: Repository, name: str | None) -> str:
-        try:
-            return repository.default_branch() if name is None else repository.branch(name)
-        except RepositoryProblem as problem:
-            invalid("target", str(problem))
 
     def _check_agents(self, settings: TaskSettings, repository: Repository, base: str) -> TaskSettings:
         """With the whole name of each agent's account."""
@@ -154,6 +145,24 @@ class PrepareActivities:
                 settle(self.site.home, ref.model_copy(update={"key": key}), "replaced by a new run", None)
 
 
+def target_and_settings(repository: Repository, task: TaskInput) -> tuple[str, str, TaskSettings]:
+    """The target's full ref, its tip, and the settings. Raises InvalidTask."""
+    target = _target(repository, task.target)
+    base = repository.tip(target)
+    settings = complete_settings(task, repository.read_file(base, SETTINGS_FILE))
+    if settings.target is not None and task.target is None:
+        target = _target(repository, settings.target)
+        base = repository.tip(target)
+    return target, base, settings
+
+
+def _target(repository: Repository, name: str | None) -> str:
+    try:
+        return repository.default_branch() if name is None else repository.branch(name)
+    except RepositoryProblem as problem:
+        invalid("target", str(problem))
+
+
 def complete_settings(task: TaskInput, file: bytes | None) -> TaskSettings:
     """The repository's settings with the task's own on top. Objects are merged per field, lists are replaced."""
     own = task.model_dump(exclude_unset=True, include=set(TaskSettings.model_fields))
@@ -161,6 +170,8 @@ def complete_settings(task: TaskInput, file: bytes | None) -> TaskSettings:
         defaults = tomllib.loads((file or b"").decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         invalid(SETTINGS_FILE, f"is not TOML: {error}")
+    queue_settings(file)
+    defaults.pop("queue", None)  # not the task's affair
     for name in ("limits", "delivery"):
         if isinstance(own.get(name), Mapping) and isinstance(defaults.get(name), Mapping):
             own[name] = {**defaults[name], **own[name]}

@@ -60,6 +60,7 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
         "summary": Path(given.summary).read_text() if given.summary else "",
         "messages": given.messages,
         "commits": commits,
+        "overlaps": given.overlaps,
         "prompts": _extra(given, worktree),
         **_diff(home, given, worktree),
     }
@@ -70,7 +71,7 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
     # anything. So may the session of a first turn.
     whole = given.session is None or given.ask in ("start", "plan")
     parts = [render("task", **values)] if whole else []
-    if given.messages or commits:
+    if given.messages or commits or given.overlaps:
         parts.append(render("news", **values))
     return Prompt(system=render("system", **values), text="\n".join([*parts, asked]))
 

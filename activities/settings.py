@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -105,6 +106,10 @@ class GateSpec(Model):
     command: str = Field(min_length=1)
     timeout_seconds: float = Field(600, gt=0, le=YEAR_SECONDS)
 
+    def digest(self) -> str:
+        """Names what is run, not what it is called: a result is remembered by it and by the tree."""
+        return hashlib.sha256(self.command.encode()).hexdigest()[:16]
+
 
 class Limits(Model):
     """When to stop trying. Counts start again when an operator continues a blocked task."""
@@ -132,6 +137,10 @@ class Delivery(Model):
 
     kind: Literal["merge"] = "merge"
     strategy: Strategy = "merge"
+    priority: int = Field(0, ge=-1000, le=1000, strict=True)
+    """In the merge queue: higher lands sooner. Whoever waits gains a level each half hour, so nobody starves."""
+    after: list[str] = []
+    """Tasks (their ids) that must have landed before this one lands."""
 
 
 class TaskSettings(Model):
@@ -164,6 +173,41 @@ class TaskSettings(Model):
         if len(set(names)) < len(names):
             raise ValueError("two gates have the same name")
         return gates
+
+
+PROTECTED = [
+    "mergewright.toml",
+    ".gitattributes",
+    ".gitmodules",
+    ".github/workflows/",
+    ".github/actions/",
+    ".gitlab-ci.yml",
+    ".circleci/",
+    "Jenkinsfile",
+    "azure-pipelines.yml",
+]
+"""What decides how others' work is tested, or what git does with it: a person looks at a change of it first."""
+
+Checkout = Literal["hold", "park", "bare"]
+
+
+class QueueSettings(Model):
+    """The merge queue of one branch: `[queue]` in the `mergewright.toml` on that branch."""
+
+    gate_slots: int | None = Field(None, ge=1, le=64, strict=True)
+    """Chains tested at once; none: as many as the worker has (`worker.py --gate-slots`)."""
+    strict_each: bool = Field(False, strict=True)
+    """Test and land every change by itself. Else those that passed together land together, tested as one."""
+    checkout: Checkout = "hold"
+    """When changes of the user's are in the way in a checkout of the branch. hold: the landing waits for them. park:
+    it goes to `mergewright/<branch>`, and the branch follows when it can. bare: the branch moves, and the checkout is
+    left as it is: only for checkouts that nobody works in."""
+    push: str = ""
+    """Name of a remote: what lands is pushed there first, and the branch there is what counts."""
+    protected: list[str] = PROTECTED
+    """Paths (as in .gitignore) whose change waits for an operator's `allow`."""
+    precheck: bool = Field(True, strict=True)
+    """A task's own green gates count when the very same tree is to land."""
 
 
 class TaskInput(TaskSettings):

@@ -17,7 +17,8 @@ from temporalio.exceptions import ApplicationError
 
 from activities.contracts import TaskRef
 from activities.git.clone import WorktreeBroken
-from activities.git.repository import open_repository
+from activities.git.owner import Owner, claim
+from activities.git.repository import Repository, open_repository
 from activities.git.worktree import Worktree, rebuild
 from activities.home import Home, safe_name
 from activities.settings import INVALID_TASK
@@ -33,6 +34,14 @@ class Site:
     task_queue: str
     """The shared one; those of the host are named after it."""
     client: Client
+    gate_slots: int = 2
+    """Gate runs at once on this host."""
+
+    def claim(self, repository: Repository) -> None:
+        """Before each use: it is this orchestrator's, or OwnedByAnother is raised. See `git.owner`."""
+        address, namespace = self.client.service_client.config.target_host, self.client.namespace
+        owner = Owner(address, namespace, self.task_queue, str(self.home.root), self.host)
+        claim(repository.common_dir, owner)
 
 
 def invalid(field: str, text: str) -> NoReturn:

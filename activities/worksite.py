@@ -8,6 +8,7 @@ from temporalio import activity
 from activities.contracts import Collected, CollectInput, Settled, SettleInput, UpdateBranchInput, UpdatedBranch, Usage
 from activities.git.history import subjects
 from activities.git.merging import start_merge, unresolved
+from activities.overlaps import overlaps
 from activities.settle import settle
 from activities.site import Site, blocking, read_json, short_ref, worktree_of, write_atomically
 
@@ -29,6 +30,7 @@ class WorksiteActivities:
     def _collect(self, given: CollectInput) -> Collected:
         worktree = worktree_of(self.site.home, given.ref)
         repository = worktree.repository
+        self.site.claim(repository)
         target = worktree.refresh()
         undecided = unresolved(worktree)
         head = worktree.published() if undecided else worktree.commit_all(given.message)
@@ -42,6 +44,7 @@ class WorksiteActivities:
             file_count=len(files),
             merged_target=base == target,
             unresolved=undecided,
+            overlaps=overlaps(self.site.home, repository, given.ref, head, target),
         )
 
     @activity.defn
@@ -52,6 +55,7 @@ class WorksiteActivities:
     def _update_branch(self, given: UpdateBranchInput) -> UpdatedBranch:
         worktree = worktree_of(self.site.home, given.ref)
         repository = worktree.repository
+        self.site.claim(repository)
         target, head = worktree.refresh(), worktree.published()
         files = start_merge(worktree, target, given.message)
         if not files:

@@ -14,6 +14,7 @@ from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.branches import BranchActivities
 from activities.gates import GateActivities
 from activities.home import Home
 from activities.merging import MergeActivities
@@ -23,9 +24,10 @@ from activities.site import Site
 from activities.turn import TurnActivities
 from activities.worksite import WorksiteActivities
 from service.converter import InputGuard
-from service.lifeline import BEAT_SECONDS, Lifeline, give_up_lost_activities
+from service.lifeline import BEAT_SECONDS, BEATS, Lifeline, give_up_lost_activities
 from service.sweep import sweep
 from workflows import options
+from workflows.land import LandWorkflow
 from workflows.merge_queue import MergeQueueWorkflow
 from workflows.quota import QuotaWorkflow
 from workflows.task import TaskWorkflow
@@ -33,7 +35,7 @@ from workflows.unknown import UnknownWorkflow
 
 log = structlog.get_logger()
 
-WORKFLOWS: list[type] = [TaskWorkflow, MergeQueueWorkflow, QuotaWorkflow, UnknownWorkflow]
+WORKFLOWS: list[type] = [TaskWorkflow, LandWorkflow, MergeQueueWorkflow, QuotaWorkflow, UnknownWorkflow]
 BUILD_ID = "mergewright-0.1.0"
 GRACE = timedelta(seconds=1)
 """For activities when the worker is told to stop: agents are ended and resumed by the next worker, so it is short."""
@@ -67,7 +69,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             site.client,
             task_queue=queue,
             workflows=WORKFLOWS,
-            activities=[prepare.prepare, prepare.open_quota],
+            activities=[prepare.prepare, prepare.open_quota, BranchActivities(site).submit_branch],
             workflow_runner=workflow_runner(),
             max_concurrent_activities=GIT_AT_ONCE,
             **shared,
@@ -77,7 +79,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             task_queue=options.work_queue(queue, host),
             activities=[
                 worksite.collect, worksite.update_branch, worksite.settle,
-                merging.submit, merging.build, merging.land,
+                merging.submit, merging.build, merging.land, merging.follow, merging.eject,
             ],
             max_concurrent_activities=GIT_AT_ONCE,
             **shared,
@@ -92,9 +94,9 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
         Worker(
             site.client,
             task_queue=options.gate_queue(queue, host),
-            activities=[gates.run_gates],
+            activities=[gates.run_gates, gates.test_chain],
             max_concurrent_activities=gate_slots,
-            **shared,
+            **shared | {"max_heartbeat_throttle_interval": timedelta(seconds=min(BEATS.values()))},
         ),
     ]  # fmt: skip
 
@@ -112,7 +114,7 @@ async def run_worker(
     """Serves until `stop` is set; then agents are ended, and the next worker resumes them."""
     home.create()
     lifeline = Lifeline(home)
-    site = Site(home=home, host=host, task_queue=task_queue, client=client)
+    site = Site(home=home, host=host, task_queue=task_queue, client=client, gate_slots=gate_slots)
     try:
         async with AsyncExitStack() as stack:
             await give_up_lost_activities(client, home)

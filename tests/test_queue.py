@@ -9,13 +9,13 @@ from activities.git.repository import open_repository
 from activities.merging import queue_id
 from tests.git.repos import commit, git
 from tests.kit import Kit, status_when
-from workflows.contracts import QueueStatus, Stage
+from workflows.contracts import Code, QueueStatus, Stage
 
 TOGETHER = {"name": "apart", "command": "! { test -f left && test -f right; }"}
 
 
 def the_queue(kit: Kit) -> Any:
-    return kit.client.get_workflow_handle(queue_id(open_repository(str(kit.repo)), "refs/heads/main"))
+    return kit.client.get_workflow_handle(queue_id(open_repository(str(kit.repo)), "refs/heads/main", kit.task_queue))
 
 
 async def test_green_apart_and_red_together_goes_back_to_its_agent(kit: Kit) -> None:
@@ -25,18 +25,38 @@ async def test_green_apart_and_red_together_goes_back_to_its_agent(kit: Kit) -> 
 
     async with kit.worker():
         both = await asyncio.gather(*(kit.run(agent=agent(name), gates=[TOGETHER]) for name in ("left", "right")))
+        status: QueueStatus = await the_queue(kit).query("queue", result_type=QueueStatus)
     assert [result.outcome for result in both] == ["merged", "merged"]
     assert sorted(result.turns for result in both) == [1, 2]
     files = set(git(kit.repo, "ls-tree", "--name-only", "main").splitlines())
     assert not {"left", "right"} <= files
     prompt = next((kit.home.root / "runs").glob("*/turns/002-fixer/prompt.md")).read_text()
     assert "merged with the target's present state" in prompt
-    confirmed = list((kit.home.root / "runs").glob("*/gates/slot-*-1"))
+    confirmed = list(kit.home.root.glob("repositories/*/gates/*-1/apart.log"))
     assert len(confirmed) == 1  # red was run once more before it was believed
+    answer = next(answer for answer in status.last if answer.kind == "gate_red")
+    assert (answer.code, answer.evidence.fails_alone) == (Code.SEMANTIC_CONFLICT, True)
+    assert answer.evidence.landed_by == kit.trailers("Task-Id")[-1:]
+
+
+async def test_what_a_task_has_tested_before_is_not_tested_again(kit: Kit) -> None:
+    log = kit.folder / "runs"
+    gate = {"name": "test", "command": f"echo run >> {log}"}
+    async with kit.worker():
+        assert (
+            await kit.run(agent=kit.agent(executor=[{"write": {"a.txt": "x\n"}}]), gates=[gate])
+        ).outcome == "merged"
+        first = log.read_text().count("run")
+        commit(kit.repo, {"mergewright.toml": "[queue]\nprecheck = false\n"})
+        assert (
+            await kit.run(agent=kit.agent(executor=[{"write": {"b.txt": "x\n"}}]), gates=[gate])
+        ).outcome == "merged"
+    assert (first, log.read_text().count("run")) == (1, 3)
 
 
 async def test_a_push_from_outside_costs_nobody_anything(kit: Kit) -> None:
-    slow = {"name": "slow", "command": "echo ran >> $TMPDIR/ran; case $PWD in */slots/*) sleep 3;; esac"}
+    commit(kit.repo, {"mergewright.toml": "[queue]\nprecheck = false\n"})
+    slow = {"name": "slow", "command": "case $PWD in */slots/*) test -e outside.txt || sleep 60;; esac"}
     async with kit.worker():
         handle = await kit.start(kit.input(agent=kit.agent(executor=[{"write": {"a.txt": "x\n"}}]), gates=[slow]))
         await status_when(handle, lambda now: now.stage is Stage.QUEUE)
@@ -48,8 +68,6 @@ async def test_a_push_from_outside_costs_nobody_anything(kit: Kit) -> None:
         result = await handle.result()
     assert (result.outcome, result.turns) == ("merged", 1)
     assert git(kit.repo, "rev-parse", "main^1") == pushed
-    ran = next((kit.home.root / "runs").glob("*/tmp/ran")).read_text()
-    assert ran.count("ran") == 3  # in the worktree, on the commit that lost the race, and on the one that landed
     kit.assert_clean()
 
 
@@ -62,8 +80,8 @@ async def test_the_queue_is_paused_seen_and_resumed(kit: Kit) -> None:
         await status_when(handle, lambda now: now.stage is Stage.QUEUE)
         await asyncio.sleep(1)
         seen: QueueStatus = await queue.query("queue", result_type=QueueStatus)
-        assert (seen.paused, [entry.state for entry in seen.entries]) == (True, ["waiting"])
-        assert seen.entries[0].candidate.ref.task_id == handle.id
+        assert (seen.mode, [place.state for place in seen.places]) == ("paused", ["waiting"])
+        assert seen.places[0].task_id == handle.id
         assert git(kit.repo, "rev-parse", "main") == first.sha
         assert "goes on" in await queue.execute_update("resume")
         assert (await handle.result()).outcome == "merged"
@@ -79,7 +97,7 @@ async def test_a_task_abandoned_in_the_queue_is_taken_out(kit: Kit) -> None:
         result = await handle.result()
         await the_queue(kit).execute_update("resume")
         seen: QueueStatus = await the_queue(kit).query("queue", result_type=QueueStatus)
-    assert (result.outcome, seen.entries) == ("abandoned", [])
+    assert (result.outcome, seen.places) == ("abandoned", [])
     assert kit.refs() == [result.salvage_ref]
     assert result.salvage_ref is not None
     assert kit.show("b.txt", result.salvage_ref) == "x"

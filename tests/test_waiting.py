@@ -19,6 +19,7 @@ from activities.site import write_atomically
 from service.converter import data_converter
 from service.devserver import temporal_cli
 from tests.kit import Kit, status_when
+from tests.queue_kit import Queue, ended
 
 
 @pytest_asyncio.fixture
@@ -109,3 +110,15 @@ async def test_a_five_hour_limit_hits_thirty_tasks(hasty: Kit) -> None:
     refused = paths["refused"].read_text().splitlines()
     assert 1 <= len(refused) < 5
     assert len(paths["calls"].read_text().splitlines()) == 30 + len(refused)
+
+
+async def test_a_landing_whose_queue_is_gone_asks_again(hasty: Kit) -> None:
+    queue = Queue(hasty)
+    queue.branch("one", {"a.txt": "x\n"})
+    async with hasty.worker():
+        await queue.open("paused")
+        landing = await queue.send("one")
+        await queue.gathered("one")
+        await queue.handle.terminate()
+        [result] = await ended(landing)
+    assert result.outcome == "merged"

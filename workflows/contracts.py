@@ -10,21 +10,29 @@ from typing import Literal
 
 from pydantic import Field
 
-from activities.contracts import Candidate, Conflict, GateResult, QuotaConfig, TurnEnd, Usage
+from activities.contracts import Conflict, Evidence, GateResult, QueueEntry, QuotaConfig, TurnEnd, Usage
 from activities.settings import AgentSpec, GateSpec, Limits, Model, Role, TaskInput
+from workflows.policy.speculation import Odds
 
 __all__ = [
     "AgentSpec",
     "Blocked",
     "BlockedReason",
+    "Code",
     "GateSpec",
+    "LandResult",
+    "LandStatus",
     "Limits",
     "MergeAnswer",
     "Outcome",
+    "Priority",
     "QueueEntry",
+    "QueueMode",
     "QueueNote",
+    "QueuePlace",
     "QueueState",
     "QueueStatus",
+    "QueueTest",
     "Seconds",
     "Stage",
     "TaskInput",
@@ -67,6 +75,8 @@ class BlockedReason(StrEnum):
     GATES_BROKEN = "gates cannot pass on this machine"
     BUDGET = "budget used up"
     PLAN_TIMEOUT = "plan not approved in time"
+    POLICY = "needs a person's leave to land"
+    PUSH_REJECTED = "the remote does not take it"
     INFRASTRUCTURE = "our own trouble"
 
 
@@ -170,6 +180,8 @@ class TaskStatus(Model):
     """On the worker's host: prompts, transcripts and logs of every turn."""
     seconds: Seconds = Seconds()
     undelivered_messages: list[str] = []
+    overlaps: list[str] = []
+    """Tasks in flight that change the same lines: `task-7 (Add login): src/app.py, src/b.py`."""
     problems: list[str] = []
     """Signals that were ignored, and why."""
     outcome: Outcome | None = None
@@ -180,16 +192,52 @@ class TaskStatus(Model):
 # --- the merge queue -------------------------------------------------------------------------------
 
 
+class Code(StrEnum):
+    """Why a candidate was sent back, or why a queue waits. Each comes with its evidence."""
+
+    CONFLICT = "CONFLICT"
+    """It does not merge with the target."""
+    GATE_RED = "GATE_RED"
+    """Its gates are red on the target, twice, and the target is green without it."""
+    SEMANTIC_CONFLICT = "SEMANTIC_CONFLICT"
+    """As GATE_RED, and its own gates were green before others landed."""
+    GATE_INFRA = "GATE_INFRA"
+    """The gates could not be run, or cannot pass on this machine."""
+    MAIN_RED = "MAIN_RED"
+    """The target itself is red: nobody in the queue is to blame."""
+    CAS_LOST = "CAS_LOST"
+    """Somebody pushed to the target meanwhile. Costs nobody anything."""
+    HEAD_MOVED = "HEAD_MOVED"
+    """The branch is not any more where it was when it was sent in."""
+    CHECKOUT_BLOCKED = "CHECKOUT_BLOCKED"
+    """Changes of the user's in a checkout of the target are in the way."""
+    POLICY = "POLICY"
+    """It changes what only a person may let through."""
+    PUSH_REJECTED = "PUSH_REJECTED"
+    """The remote does not take it."""
+    NOOP = "NOOP"
+    """The target has all of it already."""
+
+
 class MergeAnswer(Model):
     """How one candidate ended, from the merge queue to its task."""
 
     op: str
-    kind: Literal["landed", "noop", "conflict", "stale", "gate_red", "withdrawn", "failed"]
+    kind: Literal[
+        "landed", "noop", "conflict", "stale", "gate_red", "withdrawn", "failed", "gate_infra", "head_moved", "policy",
+        "push_rejected",
+    ]  # fmt: skip
     sha: str | None = None
     base: str | None = None
     conflict: Conflict | None = None
     gates: list[GateResult] = []
     reason: str = ""
+    task_id: str = ""
+    code: Code | None = None
+    """None: it landed, or was taken back."""
+    evidence: Evidence = Evidence()
+    at: float = 0.0
+    """Seconds since the epoch."""
 
 
 class QueueNote(Model):
@@ -199,13 +247,9 @@ class QueueNote(Model):
     text: str
 
 
-class QueueEntry(Model):
-    candidate: Candidate
-    state: Literal["waiting", "building", "gates", "landing", "held"] = "waiting"
-    reason: str = ""
-    not_before: float = 0.0
-    """Held until then: seconds since the epoch."""
-    holds: int = 0
+QueueMode = Literal["open", "paused", "draining", "frozen"]
+"""paused: nothing is tested and nothing lands. draining: who is in goes on, newcomers wait. frozen: the target is
+red, so nobody is judged; only what comes after the freeze is tested, for one of them may mend it."""
 
 
 class QueueState(Model):
@@ -213,11 +257,53 @@ class QueueState(Model):
 
     repo: str
     target: str
+    host: str = ""
+    """Where the repository is, and so the queue's work is done."""
     entries: list[QueueEntry] = []
     recent: list[MergeAnswer] = Field(default=[], max_length=200)
     landed: int = 0
     ejected: int = 0
-    paused: bool = False
+    mode: QueueMode = "open"
+    mode_reason: str = ""
+    mode_since: int = 0
+    """Number of the first candidate that came after the queue was drained or frozen."""
+    frozen_on: str = ""
+    """Sha of the red target: when the target moves, the freeze is over. Empty: an operator froze it."""
+    arrivals: int = 0
+    odds: Odds = Odds()
+    gate_seconds: float = 0.0
+    """Of a run of the gates, lately."""
+    flaky: dict[str, int] = {}
+    """Gates that were red and then green on the same commit, and how often."""
+    green: list[str] = []
+    """Digests of the gates that are green on `green_on`, a tip of the target."""
+    green_on: str = ""
+    behind: str = ""
+    """Why the local branch or a checkout did not come along with the last landing."""
+
+
+class QueuePlace(Model):
+    """One candidate as operators see it."""
+
+    op: str
+    task_id: str
+    title: str
+    state: Literal["waiting", "testing", "held", "approval", "landing"]
+    why: str = ""
+    priority: int = 0
+    since: float
+    expected: float | None = None
+    """When it has probably landed: seconds since the epoch, an estimate."""
+
+
+class QueueTest(Model):
+    """One chain whose gates run."""
+
+    tasks: list[str]
+    """None: the target itself is tested."""
+    tip: str
+    since: float
+    confirming: bool = False
 
 
 class QueueStatus(Model):
@@ -225,11 +311,58 @@ class QueueStatus(Model):
 
     repo: str
     target: str
-    paused: bool
-    entries: list[QueueEntry]
-    landed: int
-    ejected: int
-    last: list[MergeAnswer]
+    base: str = ""
+    mode: QueueMode = "open"
+    mode_reason: str = ""
+    slots: int = 1
+    p: float
+    """Estimated share of candidates that are sent back."""
+    gate_seconds: float = 0.0
+    places: list[QueuePlace] = []
+    """In the order in which they should land."""
+    tests: list[QueueTest] = []
+    landed: int = 0
+    ejected: int = 0
+    flaky: dict[str, int] = {}
+    behind: str = ""
+    last: list[MergeAnswer] = []
+
+
+class Priority(Model):
+    """Argument of the merge queue's update `set_priority`."""
+
+    task: str
+    """Its id, or the op of its candidate."""
+    priority: int = Field(ge=-1000, le=1000, strict=True)
+
+
+# --- a branch that goes through the merge queue without a task -----------------------------------------
+
+
+class LandResult(Model):
+    outcome: Literal["merged", "no-changes", "sent-back", "withdrawn"]
+    sha: str | None = None
+    """The commit on the target that brought the branch in."""
+    code: Code | None = None
+    """Of `sent-back`; none where it was our own trouble."""
+    reason: str = ""
+    evidence: Evidence = Evidence()
+
+
+class LandStatus(Model):
+    """Answer of the query `status` of a `LandWorkflow`."""
+
+    task_id: str
+    repo: str = ""
+    branch: str = ""
+    target: str | None = None
+    queue: str = ""
+    """Workflow id of the merge queue; empty: it is not sent in yet."""
+    op: str = ""
+    waiting_for: str = ""
+    problems: list[str] = []
+    """Signals that were ignored, and why."""
+    result: LandResult | None = None
 
 
 # --- quotas ----------------------------------------------------------------------------------------

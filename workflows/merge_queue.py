@@ -1,283 +1,549 @@
-"""The singleton that puts work on one branch of one repository. Its rules are in `policy.queue`.
+"""The singleton that puts work on one branch of one repository.
 
-A candidate comes by signal-with-start from the `submit` activity, and its task is answered by signal. Each answer is
-remembered, so a task that asks twice, or a crash in between, never lands anything twice.
+Candidates come by signal-with-start from the `submit` activity, and are answered by signal. Chains of them are built
+on the target as it is now, and tested, several at once; a green chain lands with one move of the branch, to the very
+commit that was tested. What is tested together and who is to blame is decided in `policy.speculation`, who may go in
+`policy.queue`. Each answer is remembered, so a task that asks twice, or a crash in between, never lands anything
+twice. All that is known of chains is only on the present target (`Sight`), and can be found out again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Literal
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import BuildInput, Built, Candidate, GatesInput, GatesResult, Landed, LandInput
+    from activities.contracts import (
+        BuildInput,
+        BuildResult,
+        Built,
+        EjectInput,
+        Evidence,
+        FollowInput,
+        GateResult,
+        LandingInput,
+        LandingResult,
+        LandInput,
+        QueueEntry,
+        Tested,
+        TestInput,
+    )
     from activities.gates import GateActivities
     from activities.merging import MergeActivities
+    from activities.settings import GateSpec
     from workflows import options
-    from workflows.contracts import MergeAnswer, QueueEntry, QueueNote, QueueState, QueueStatus
+    from workflows.contracts import Code, MergeAnswer, QueueState
+    from workflows.policy import gate_faults
     from workflows.policy import queue as policy
-    from workflows.story import queue_story
+    from workflows.policy import speculation as chains
+    from workflows.policy.speculation import Chain, View
+    from workflows.queue_desk import QueueDesk, Sight, Test
 
 IDLE = timedelta(minutes=30)
 """A queue with nothing to do ends; the next candidate starts it again, with the code of then."""
+_TARGET: Chain = ()
+"""The chain of nobody: the target itself."""
 
 
 @workflow.defn
-class MergeQueueWorkflow:
-    def __init__(self) -> None:
-        self.state: QueueState | None = None
-        self.early: list[Candidate] = []
-        """Submitted before `run` has begun: signal-with-start."""
-        self.withdrawn: set[str] = set()
-        self.woken = False
+class MergeQueueWorkflow(QueueDesk):
+    @workflow.init
+    def __init__(self, state: QueueState) -> None:
+        super().__init__(state)
+        self.follow_at = 0.0
+        self.follow_pause = policy.HOLD_SECONDS
 
     @workflow.run
-    async def run(self, state: QueueState) -> None:
-        self.state = state
-        for candidate in self.early:
-            await self.submit(candidate)
-        while not workflow.info().is_continue_as_new_suggested():
-            entry = None if self._s.paused else policy.next_entry(self._s.entries, workflow.time())
-            if entry is not None:
-                await self._process(entry)
+    async def run(self, state: QueueState) -> None:  # noqa: ARG002 (it has been taken in `__init__`)
+        while True:
+            self.woken = False
+            while await self._step():
+                pass
+            self.show()
+            if self._is_long and not self.tests and not self.ending:
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                if not self.withdrawn:
+                    workflow.continue_as_new(self.s)
             elif not await self._something_to_do():
                 return
-        await workflow.wait_condition(workflow.all_handlers_finished)
-        workflow.continue_as_new(self._s)
 
     @property
-    def _s(self) -> QueueState:
-        assert self.state is not None, "before run"
-        return self.state
-
-    def _set(self, **changed: Any) -> None:
-        self.state = self._s.model_copy(update=changed)
-        workflow.set_current_details(queue_story(self.queue()))
+    def _is_long(self) -> bool:
+        """Nothing new is begun then, so that what runs can be waited for."""
+        return workflow.info().is_continue_as_new_suggested()
 
     async def _something_to_do(self) -> bool:
-        """Wait for a candidate or a held one's time; False when the queue was idle for long."""
-        self.woken = False
-        wake = policy.wake_at(self._s.entries)
-        paused = self._s.paused
-        patience = IDLE if wake is None or paused else timedelta(seconds=max(wake - workflow.time(), 0.01))
-        known = len(self._s.entries)
+        """Wait for a candidate, a result, an operator or a held one's time; False when the queue was idle for long."""
+        now = workflow.time()
+        times = [policy.wake_at(self.s.entries, now), self.follow_at if self.s.behind else None]
+        wake = min((time for time in times if time is not None), default=None)
+        idle = not self.s.entries and self.s.mode == "open"
+        patience = timedelta(seconds=max(wake - now, 0.01)) if wake is not None else IDLE if idle else None
         try:
             await workflow.wait_condition(
-                lambda: self.woken or len(self._s.entries) != known,
+                lambda: self.woken or any(test.handle.done() for test in [*self.tests.values(), *self.ending]),
                 timeout=patience,
-                timeout_summary="idle" if wake is None else "try held candidates again",
+                timeout_summary="try again what is held" if wake is not None else "idle",
             )
         except TimeoutError:
-            return bool(self._s.entries) or self._s.paused
+            return wake is not None or not idle
         return True
 
-    # --- one candidate -----------------------------------------------------------------------------
+    # --- one step --------------------------------------------------------------------------------------
 
-    async def _process(self, entry: QueueEntry) -> None:
+    async def _step(self) -> bool:
+        """Do what is next; True: there may be more to do at once."""
+        self._note_results()
+        if self.withdrawn:
+            return await self._take_back()
+        if self.s.behind and (self.follow_now or self.follow_at <= workflow.time()):
+            await self._follow()
+        if self.s.mode == "paused":
+            self._stop(list(self.tests))
+            return False
+        view = self._view()
+        if chain := chains.landable(view):
+            return await self._land(chain, chains.passed_over(view, chain))
+        if (head := chains.suspect(view)) and await self._blame(head):
+            return True
+        if self._is_long:
+            return False
+        wanted = chains.wanted(view)
+        if any(chain not in self.sight.steps for chain in wanted):
+            return await self._build(wanted)
+        self._test(wanted)
+        return False
+
+    def _view(self) -> View:
+        order, _ = self.going()
+        self.order = [entry.op for entry in order]
+        by_task = {entry.task_id: entry.op for entry in order}
+        return View(
+            queue=tuple(self.order),
+            known=self.sight.known,
+            running=[chain for chain in self.tests if chain != _TARGET],
+            slots=max(self.sight.slots - (_TARGET in self.tests), 1),
+            p=self.s.odds.p,
+            each=self.sight.settings.strict_each,
+            after={
+                entry.op: [by_task[task] for task in entry.after if task in by_task] for entry in order if entry.after
+            },
+            doubted=self.sight.doubted,
+        )
+
+    def _entry(self, op: str) -> QueueEntry:
+        entry = policy.find(self.s.entries, op)
+        assert entry is not None, op
+        return entry
+
+    async def _take_back(self) -> bool:
+        for op, why in list(self.withdrawn.items()):
+            if entry := policy.find(self.s.entries, op):
+                await self._send_back(entry, MergeAnswer(op=op, kind="withdrawn", reason=why))
+            self.withdrawn.pop(op, None)
+        return True
+
+    # --- building --------------------------------------------------------------------------------------
+
+    async def _build(self, wanted: list[Chain]) -> bool:
+        missing = [chain for chain in wanted if chain not in self.sight.steps]
+        given = BuildInput(
+            repo=self.s.repo, target=self.s.target, chains=[list(chain) for chain in missing], keep=self._tips()
+        )
         try:
-            answer = await self._try_to_land(entry)
+            result: BuildResult = await workflow.execute_activity_method(
+                MergeActivities.build,
+                given,
+                summary=f"build {len(missing)} chains of up to {max(map(len, missing))} candidates",
+                **options.git_options(workflow.info().task_queue, self.s.host),
+            )
         except ActivityError as error:
-            answer = MergeAnswer(op=entry.candidate.op, kind="failed", reason=options.retried(error))
-        if answer is not None:
-            await self._answer(entry.candidate, answer)
+            entry = self._entry(missing[0][0])
+            await self._send_back(entry, MergeAnswer(op=entry.op, kind="failed", reason=options.retried(error)))
+            return True
+        if result.base != self.sight.base:
+            self._moved(result.base)
+        self.sight.settings, self.sight.slots = result.queue, result.slots
+        for chain, built in zip(missing, result.chains, strict=True):
+            for count, step in enumerate(built.steps, 1):
+                self.sight.steps[chain[:count]] = step
+            if built.steps and self._gates(chain[: len(built.steps)]) <= set(built.green):
+                self.sight.known[chain[: len(built.steps)]] = "green"
+            if built.stopped:
+                await self._apart(chain[: len(built.steps) + 1], built.alone)
+        return True
 
-    async def _try_to_land(self, entry: QueueEntry) -> MergeAnswer | None:
-        """None: it stays in the queue. Main only ever moves to the exact commit that the gates passed."""
-        candidate = entry.candidate
-        self._show(entry, "building")
-        built = await self._build(candidate)
-        if built.kind != "built":
-            return _not_built(candidate, built)
-        assert built.tip is not None
-        if candidate.op in self.withdrawn:
-            return MergeAnswer(op=candidate.op, kind="withdrawn")
-        if candidate.gates:
-            self._show(entry, "gates")
-            ran = await self._gates(candidate, built.tip)
-            if ran is None:
-                return MergeAnswer(op=candidate.op, kind="withdrawn")
-            if not ran.passed:
-                red = ", ".join(gate.name for gate in ran.results if not gate.passed)
-                return MergeAnswer(
-                    op=candidate.op, kind="gate_red", base=built.base, gates=_short(ran), reason=f"red: {red}"
+    async def _apart(self, chain: Chain, alone: Built | None) -> None:
+        """The last of the chain cannot be put on the others; or on the target itself: then it is sent back."""
+        self.sight.known[chain] = "apart"
+        entry = policy.find(self.s.entries, chain[-1])
+        if alone is not None and entry is not None:
+            await self._send_back(entry, _unbuildable(chain[-1], alone))
+
+    def _gates(self, chain: Chain) -> set[str]:
+        return {digest for op in chain for digest in self._entry(op).gates}
+
+    def _tips(self) -> list[str]:
+        return sorted({step.sha for chain, step in self.sight.steps.items()
+                       if chain in self.tests or chain in self.sight.known})  # fmt: skip
+
+    def _moved(self, base: str) -> None:
+        """The target is elsewhere, not by our doing: what was known is not true any more. Costs nobody an attempt."""
+        self._stop(list(self.tests))
+        now = self.sight
+        self.sight = Sight(base=base, settings=now.settings, slots=now.slots, doubted=now.doubted)
+        if base and self.s.mode == "frozen" and self.s.frozen_on not in ("", base):
+            self.put(mode="open", mode_reason="", frozen_on="")
+
+    # --- testing ---------------------------------------------------------------------------------------
+
+    def _test(self, wanted: list[Chain]) -> None:
+        """Start the gates of those that do not run yet, as far as there are slots; stop what nobody needs any more."""
+        self._stop([chain for chain in self.tests if chain != _TARGET and chain not in wanted])
+        for chain in wanted:
+            if len(self.tests) + len(self.ending) >= self.sight.slots:
+                break
+            if chain not in self.tests:
+                step = self.sight.steps[chain]
+                number = self.sight.reds.get(chain[0], 0) if len(chain) == 1 else 0
+                self._start(chain, step.sha, step.tree, list(chain), number)
+
+    def _start(self, chain: Chain, tip: str, tree: str, gates_of: list[str], number: int) -> None:
+        entries = [self._entry(op) for op in gates_of]
+        given = TestInput(
+            repo=self.s.repo,
+            target=self.s.target,
+            base=self.sight.base,
+            tip=tip,
+            tree=tree,
+            ops=list(chain),
+            gates_of=gates_of,
+            number=number,
+            queue=self.sight.settings,
+        )
+        tasks = ", ".join(self._entry(op).task_id for op in chain) or "the target itself"
+        handle = workflow.start_activity_method(
+            GateActivities.test_chain,
+            given,
+            summary=f"gates on {tip[:12]}: {tasks[:120]}" + (", confirming red" if number else ""),
+            **options.gate_options(workflow.info().task_queue, self.s.host, _LONGEST),
+        )
+        gates = sorted({digest for entry in entries for digest in entry.gates})
+        self.tests[chain] = Test(handle, tip, gates, workflow.time(), number)
+
+    def _stop(self, stopped: list[Chain]) -> None:
+        for chain in stopped:
+            test = self.tests.pop(chain)
+            test.handle.cancel()
+            self.ending.append(test)
+
+    def _note_results(self) -> None:
+        self.ending = [test for test in self.ending if not test.handle.done()]
+        for chain, test in [(chain, test) for chain, test in self.tests.items() if test.handle.done()]:
+            del self.tests[chain]
+            tested = _result(test)
+            if tested.kind == "moved":
+                self._moved("")
+                return
+            if tested.seconds:
+                mean = self.s.gate_seconds or tested.seconds
+                self.put(gate_seconds=0.7 * mean + 0.3 * tested.seconds)
+            self._note(chain, test, tested)
+
+    def _note(self, chain: Chain, test: Test, tested: Tested) -> None:
+        name = chain[0] if chain else ""
+        if tested.kind == "green":
+            if len(chain) < 2 and self.sight.reds.pop(name, 0):
+                self._remember_flaky(self.sight.red[chain])
+            self.sight.doubted.discard(name)
+            if chain == _TARGET:
+                self.put(green=test.gates, green_on=test.tip)
+            else:
+                self.sight.known[chain] = "green"
+            return
+        self.sight.red[chain] = tested
+        if len(chain) < 2:
+            self.sight.reds[name] = self.sight.reds.get(name, 0) + 1
+            self.sight.doubted.add(name)
+        if chain != _TARGET:
+            self.sight.known[chain] = "red"
+
+    def _remember_flaky(self, red: Tested) -> None:
+        names = [gate.name for gate in red.results if not gate.passed]
+        self.put(flaky={**self.s.flaky, **{name: self.s.flaky.get(name, 0) + 1 for name in names}})
+
+    # --- blame -----------------------------------------------------------------------------------------
+
+    async def _blame(self, op: str) -> bool:
+        """The head is red on the target by itself. Once more, to be sure; and is the target itself green?
+
+        True: there is something new to look at; False: what is to be known is being tested.
+        """
+        entry, sight = self._entry(op), self.sight
+        red = [gate for gate in sight.red[op,].results if not gate.passed]
+        if not red or gate_faults.broken(red):
+            return await self._eject(entry, "gate_infra", Code.GATE_INFRA)
+        if sight.reds.get(op, 0) <= policy.CONFIRMING_RUNS:
+            sight.known.pop((op,))
+            return True
+        if self.s.green_on == sight.base and set(entry.gates) <= set(self.s.green):
+            others = bool(entry.checked_on) and entry.checked_on != sight.base
+            return await self._eject(entry, "gate_red", Code.SEMANTIC_CONFLICT if others else Code.GATE_RED)
+        if self.s.mode == "frozen":
+            # It came to mend the target, and did not: it waits like the others.
+            self.put(mode_since=max(self.s.mode_since, entry.number))
+            return True
+        if sight.reds.get("", 0) > policy.CONFIRMING_RUNS:
+            self._freeze()
+            return True
+        if _TARGET not in self.tests and len(self.tests) + len(self.ending) < sight.slots:
+            self._start(_TARGET, sight.base, "", [op], sight.reds.get("", 0))
+        return False
+
+    def _freeze(self) -> None:
+        red = [gate.name for gate in self.sight.red[_TARGET].results if not gate.passed]
+        reason = f"{Code.MAIN_RED}: {', '.join(red) or 'gates'} red on {self.sight.base[:12]} itself"
+        if self.s.green_on:
+            reason += f"; last green: {self.s.green_on[:12]}"
+        last = next((answer for answer in reversed(self.s.recent) if answer.sha == self.sight.base), None)
+        reason += f"; it came with {last.task_id}" if last else "; it was pushed from outside the queue"
+        reason += f". Mend it (starter.py land), or revert it: git revert -m 1 {self.sight.base[:12]}"
+        self._stop(list(self.tests))
+        self.put(mode="frozen", mode_reason=reason, mode_since=self.s.arrivals, frozen_on=self.sight.base)
+
+    async def _eject(self, entry: QueueEntry, kind: Literal["gate_red", "gate_infra"], code: Code) -> bool:
+        tested = self.sight.red[entry.op,]
+        red = [gate for gate in tested.results if not gate.passed]
+        if code is not Code.GATE_INFRA:
+            self.put(odds=self.s.odds.with_ejected())
+        evidence = Evidence(
+            base=self.sight.base,
+            tip=self.sight.steps[entry.op,].sha,
+            gates=red,
+            runs=self.sight.reds[entry.op],
+            fails_alone=None if code is Code.GATE_INFRA else True,
+        )
+        reason = "red: " + ", ".join(gate.name for gate in red) if red else "the gates could not be run"
+        answer = MergeAnswer(
+            op=entry.op, kind=kind, code=code, base=self.sight.base, gates=_short(red), reason=reason, evidence=evidence
+        )
+        await self._send_back(entry, answer)
+        return True
+
+    async def _send_back(self, entry: QueueEntry, answer: MergeAnswer) -> None:
+        """Out of the queue, with what explains it; nothing is kept for it in the repository any more."""
+        self._stop([chain for chain in self.tests if entry.op in chain])
+        sight = self.sight
+        sight.known = chains.without(sight.known, entry.op)
+        sight.steps = chains.without(sight.steps, entry.op)
+        sight.red = chains.without(sight.red, entry.op)
+        sight.reds.pop(entry.op, None)
+        sight.doubted.discard(entry.op)
+        given = EjectInput(
+            repo=self.s.repo,
+            target=self.s.target,
+            op=entry.op,
+            base=answer.base or self.sight.base or self.s.target,
+            files=answer.evidence.files,
+            since=entry.checked_on,
+            keep=self._tips(),
+        )
+        try:
+            found = await workflow.execute_activity_method(
+                MergeActivities.eject,
+                given,
+                summary=f"send {entry.task_id} back: {answer.code or answer.kind}",
+                **options.git_options(workflow.info().task_queue, self.s.host),
+            )
+            answer = answer.model_copy(
+                update={"evidence": answer.evidence.model_copy(update={"landed_by": found.landed_by})}
+            )
+        except ActivityError as error:
+            workflow.logger.warning("%s goes back without all evidence: %s", entry.task_id, options.retried(error))
+        await self.answer(entry, answer)
+
+    # --- landing ---------------------------------------------------------------------------------------
+
+    async def _land(self, chain: Chain, passed_over: Chain) -> bool:
+        entries = [self._entry(op) for op in chain]
+        steps = [self.sight.steps[chain[: count + 1]] for count in range(len(chain))]
+        title, settings = entries[0].title, self.sight.settings
+        after = {chains.rest(other, chain) for other in (*self.tests, *self.sight.known)} - {None}
+        keep = [self.sight.steps[chain + rest].sha for rest in after if rest and chain + rest in self.sight.steps]
+        land = LandInput(
+            repo=self.s.repo,
+            target=self.s.target,
+            base=self.sight.base,
+            tip=steps[-1].sha,
+            ops=list(chain),
+            title=title if len(chain) == 1 else f"{title}, and {len(chain) - 1} more",
+            keep=sorted(keep),
+            checkout=settings.checkout,
+            push=settings.push,
+        )
+        self.landing = chain
+        try:
+            result: LandingResult = await workflow.execute_activity_method(
+                MergeActivities.land,
+                LandingInput(land=land, steps=steps),
+                summary=f"land {steps[-1].sha[:12]}: {', '.join(entry.task_id for entry in entries)[:120]}",
+                **options.git_options(workflow.info().task_queue, self.s.host),
+            )
+        except ActivityError as error:
+            for entry in entries:
+                await self._send_back(
+                    entry, MergeAnswer(op=entry.op, kind="failed", base=land.base, reason=options.retried(error))
                 )
-        self._show(entry, "landing")
-        if candidate.op in self.withdrawn or not await _tell(
-            candidate.answer_to, "queue_note", QueueNote(op=candidate.op, text="its landing")
-        ):
-            return MergeAnswer(op=candidate.op, kind="withdrawn", reason="its task is over")
-        landed = await self._land(candidate, built.base, built.tip)
+            self._moved("")
+            return True
+        finally:
+            self.landing = ()
+        self.sight.doubted |= set(passed_over)
+        await self._landed(chain, result)
+        return True
+
+    async def _landed(self, chain: Chain, result: LandingResult) -> None:
+        for op in result.gone:
+            await self._send_back(self._entry(op), MergeAnswer(op=op, kind="withdrawn", reason="its task is over"))
+        for op in result.moved:
+            reason = "the branch is not where it was when it was sent in: send it in again"
+            answer = MergeAnswer(op=op, kind="head_moved", code=Code.HEAD_MOVED, reason=reason)
+            if entry := policy.find(self.s.entries, op):
+                await self._send_back(entry, answer)
+        landed = result.landed
+        if landed is None:
+            return
         match landed.kind:
             case "landed":
-                return MergeAnswer(op=candidate.op, kind="landed", sha=landed.sha, base=built.base)
+                await self._all_landed(chain, landed.sha, landed.behind)
             case "lost_race":
-                self._show(entry, "waiting", "the target moved: once more")
+                self._moved("")
             case "blocked":
-                await self._hold(entry, landed)
-        return None
+                text = landed.reason or "your changes are in the way"
+                files = ", ".join(landed.in_the_way[:20]) + (" …" if len(landed.in_the_way) > 20 else "")
+                why = f"{Code.CHECKOUT_BLOCKED}: a free checkout of the target: {text} in {landed.checkout}: {files}"
+                for op in result.blocking:
+                    await self._hold(self._entry(op), why)
+            case "rejected":
+                await self._rejected(chain, landed.reason)
 
-    async def _build(self, candidate: Candidate) -> Built:
-        return await workflow.execute_activity_method(
-            MergeActivities.build,
-            BuildInput(candidate=candidate),
-            summary=f"build {candidate.ref.task_id}",
-            **options.git_options(workflow.info().task_queue, candidate.host),
+    async def _all_landed(self, chain: Chain, sha: str, behind: str) -> None:
+        sight = self.sight
+        entries = [self._entry(op) for op in chain]
+        steps = [sight.steps[chain[: count + 1]].sha for count in range(len(chain))]
+        tip, gates = steps[-1], self._gates(chain)
+        kept = set(self.s.green) if self.s.green_on == sight.base and not gates else set()
+        self.put(
+            odds=self.s.odds.with_landed(len(chain)) if gates else self.s.odds,
+            green=sorted(gates | kept),
+            green_on=tip,
+            behind=behind,
         )
+        if self.s.mode == "frozen" and self.s.frozen_on:
+            self.put(mode="open", mode_reason="", frozen_on="")
+        self.follow_pause = policy.HOLD_SECONDS
+        self.follow_at = workflow.time() + self.follow_pause
+        self._stop([other for other in self.tests if chains.rest(other, chain) is None])
+        self.tests = chains.after_landing(self.tests, chain)
+        self.sight = Sight(
+            base=tip,
+            settings=sight.settings,
+            slots=sight.slots,
+            # What is apart from the target itself now is looked at again, so that it is answered.
+            known={
+                left: verdict
+                for left, verdict in chains.after_landing(sight.known, chain).items()
+                if len(left) > 1 or verdict != "apart"
+            },
+            steps=chains.after_landing(sight.steps, chain),
+            red=chains.after_landing(sight.red, chain),
+            doubted=sight.doubted - set(chain),
+        )
+        # Red on top of what has just landed is red alone on the target now.
+        self.sight.reds = {left[0]: 1 for left in self.sight.red if len(left) == 1}
+        if sha != tip:  # it had landed before, and somebody pushed since
+            self._moved("")
+        for entry, step in zip(entries, steps, strict=True):
+            await self.answer(entry, MergeAnswer(op=entry.op, kind="landed", sha=step, base=sight.base))
 
-    async def _gates(self, candidate: Candidate, tip: str) -> GatesResult | None:
-        """On the exact commit that would land, in a clean slot. Red is confirmed once. None: withdrawn meanwhile."""
-        for run in range(1 + policy.CONFIRMING_RUNS):
-            handle = workflow.start_activity_method(
-                GateActivities.run_gates,
-                GatesInput(ref=candidate.ref, gates=candidate.gates, commit=tip, where="slot", number=run),
-                summary=f"gates on {tip[:12]} for {candidate.ref.task_id}" + (", confirming red" if run else ""),
-                **options.gate_options(workflow.info().task_queue, candidate.host, candidate.gates),
+    async def _hold(self, entry: QueueEntry, why: str) -> None:
+        await self.note(entry, why)
+        entry = self._entry(entry.op)
+        self.put(entries=policy.replaced(self.s.entries, policy.held(entry, why, workflow.time())))
+
+    async def _rejected(self, chain: Chain, reason: str) -> None:
+        """By the remote. Of a longer chain it may be because of any of them."""
+        if len(chain) > 1:
+            self.sight.known[chain] = "red"
+            return
+        answer = MergeAnswer(op=chain[0], kind="push_rejected", code=Code.PUSH_REJECTED, base=self.sight.base,
+                             reason=reason)  # fmt: skip
+        await self._send_back(self._entry(chain[0]), answer)
+
+    async def _follow(self) -> None:
+        """Bring the local branch to where the work has landed; later again while something is in the way."""
+        self.follow_now = False
+        given = FollowInput(
+            repo=self.s.repo, target=self.s.target, tip=self.s.green_on, checkout=self.sight.settings.checkout
+        )
+        try:
+            behind = await workflow.execute_activity_method(
+                MergeActivities.follow,
+                given,
+                summary=f"bring {self.s.target} along",
+                **options.git_options(workflow.info().task_queue, self.s.host),
             )
-            await workflow.wait_condition(lambda: handle.done() or candidate.op in self.withdrawn)  # noqa: B023
-            if not handle.done():
-                handle.cancel()
-                try:
-                    await handle
-                except (ActivityError, asyncio.CancelledError):
-                    return None
-            ran = await handle
-            if ran.passed:
-                break
-        return ran
-
-    async def _land(self, candidate: Candidate, base: str, tip: str) -> Landed:
-        return await workflow.execute_activity_method(
-            MergeActivities.land,
-            LandInput(candidate=candidate, base=base, tip=tip),
-            summary=f"land {tip[:12]} of {candidate.ref.task_id}",
-            **options.git_options(workflow.info().task_queue, candidate.host),
-        )
-
-    async def _hold(self, entry: QueueEntry, landed: Landed) -> None:
-        files = ", ".join(landed.in_the_way[:20]) + (" …" if len(landed.in_the_way) > 20 else "")
-        text = f"{landed.reason or 'your changes are in the way'} in {landed.checkout}: {files}"
-        waiting = policy.held(entry, text, workflow.time())
-        self._set(entries=policy.replaced(self._s.entries, waiting))
-        if text != entry.reason:
-            note = QueueNote(op=entry.candidate.op, text=f"the checkout of the target to be free: {text}")
-            await _tell(entry.candidate.answer_to, "queue_note", note)
-
-    def _show(self, entry: QueueEntry, state: str, reason: str = "") -> None:
-        now = entry.model_copy(update={"state": state, "reason": reason or entry.reason})
-        self._set(entries=policy.replaced(self._s.entries, now))
-
-    async def _answer(self, candidate: Candidate, answer: MergeAnswer) -> None:
-        landed = answer.kind == "landed"
-        self.withdrawn.discard(candidate.op)
-        self._set(
-            entries=policy.without(self._s.entries, candidate.op),
-            recent=policy.remember(self._s.recent, answer),
-            landed=self._s.landed + landed,
-            ejected=self._s.ejected + (not landed),
-        )
-        workflow.logger.info("%s: %s %s", candidate.ref.task_id, answer.kind, answer.reason)
-        await _tell(candidate.answer_to, "merge_answer", answer)
-
-    # --- signals, updates, queries --------------------------------------------------------------------
-
-    @workflow.signal(description="queue a candidate; the same one again is answered again, not landed again")
-    async def submit(self, candidate: Candidate) -> None:
-        if self.state is None:
-            self.early.append(candidate)
-            return
-        before = next((answer for answer in self._s.recent if answer.op == candidate.op), None)
-        if before is not None and before.kind in ("landed", "noop"):
-            await _tell(candidate.answer_to, "merge_answer", before)
-        else:
-            self.withdrawn.discard(candidate.op)
-            self._set(entries=policy.submitted(self._s.entries, QueueEntry(candidate=candidate)))
-
-    @workflow.signal(description="take a candidate back; no effect once it is landing")
-    async def withdraw(self, op: str) -> None:
-        entry = next((entry for entry in self._s.entries if entry.candidate.op == op), None) if self.state else None
-        if entry is None:
-            return
-        if entry.state in ("waiting", "held"):
-            await self._answer(entry.candidate, MergeAnswer(op=op, kind="withdrawn"))
-        else:
-            self.withdrawn.add(op)
-
-    @workflow.signal(name="pause", description="land nothing until resumed")
-    def on_pause(self) -> None:
-        self._set(paused=True)
-
-    @workflow.signal(name="resume", description="go on landing")
-    def on_resume(self) -> None:
-        self._set(paused=False)
-        self.woken = True
-
-    @workflow.signal(name="retry_checkout", description="try held candidates again at once")
-    def on_retry_checkout(self) -> None:
-        self._set(entries=[entry.model_copy(update={"not_before": 0.0}) for entry in self._s.entries])
-        self.woken = True
-
-    @workflow.update(name="pause", description="land nothing until resumed")
-    def pause(self) -> str:
-        self.on_pause()
-        return f"paused; {len(self._s.entries)} wait"
-
-    @workflow.update(name="resume", description="go on landing")
-    def resume(self) -> str:
-        self.on_resume()
-        return f"goes on; {len(self._s.entries)} wait"
-
-    @workflow.update(name="retry_checkout", description="try held candidates again at once")
-    def retry_checkout(self) -> str:
-        count = sum(entry.state == "held" for entry in self._s.entries)
-        self.on_retry_checkout()
-        return f"{count} held candidates are tried again"
-
-    @workflow.query(description="who waits, in what order, and why")
-    def queue(self) -> QueueStatus:
-        now = self._s
-        return QueueStatus(
-            repo=now.repo,
-            target=now.target,
-            paused=now.paused,
-            entries=now.entries,
-            landed=now.landed,
-            ejected=now.ejected,
-            last=now.recent[-10:],
-        )
+        except ActivityError as error:
+            behind = options.retried(error)
+        self.follow_pause = min(2 * self.follow_pause, policy.MAX_FOLLOW_SECONDS)
+        self.follow_at = workflow.time() + self.follow_pause
+        self.put(behind=behind)
 
 
-def _not_built(candidate: Candidate, built: Built) -> MergeAnswer:
+_LONGEST = [GateSpec(name="all", command="all", timeout_seconds=86_400)]
+"""The queue does not know the gates' own time limits, which the activity keeps; this one is for a lost worker's."""
+
+
+def _result(test: Test) -> Tested:
+    """Of a run that has ended; one that could not be done is red, without results."""
+    try:
+        return test.handle.result()
+    except (ActivityError, asyncio.CancelledError) as error:
+        workflow.logger.warning("the gates on %s could not be run: %s", test.tip, error)
+        return Tested(kind="red")
+
+
+def _unbuildable(op: str, built: Built) -> MergeAnswer:
     match built.kind:
         case "landed":
-            return MergeAnswer(op=candidate.op, kind="landed", sha=built.tip, base=built.base)
+            return MergeAnswer(op=op, kind="landed", sha=built.tip, base=built.base)
         case "noop":
-            return MergeAnswer(op=candidate.op, kind="noop", base=built.base)
+            reason = "the target has all of it already"
+            return MergeAnswer(op=op, kind="noop", code=Code.NOOP, base=built.base, reason=reason)
         case "stale":
-            return MergeAnswer(op=candidate.op, kind="stale", base=built.base, reason="the target has moved")
+            return MergeAnswer(op=op, kind="stale", code=Code.CAS_LOST, base=built.base, reason="the target has moved")
+        case "policy":
+            evidence = Evidence(base=built.base, files=built.paths)
+            return MergeAnswer(
+                op=op, kind="policy", code=Code.POLICY, base=built.base, reason=built.reason, evidence=evidence
+            )
     files = built.conflict.files if built.conflict else []
+    messages = built.conflict.messages if built.conflict else []
     return MergeAnswer(
-        op=candidate.op,
+        op=op,
         kind="conflict",
+        code=Code.CONFLICT,
         base=built.base,
         conflict=built.conflict,
+        evidence=Evidence(base=built.base, files=files, messages=messages),
         reason="conflict in " + ", ".join(files[:10]),
     )
 
 
-def _short(ran: GatesResult) -> list[Any]:
+def _short(gates: list[GateResult]) -> list[GateResult]:
     """Without the tails: the task reads the logs."""
-    return [gate.model_copy(update={"tail": ""}) for gate in ran.results]
-
-
-async def _tell(workflow_id: str, signal: str, value: Any) -> bool:
-    """False when there is nobody to tell: the task has ended, or was terminated."""
-    try:
-        await workflow.get_external_workflow_handle(workflow_id).signal(signal, value)
-    except (FailureError, ApplicationError) as error:
-        workflow.logger.warning("%s is gone and is not told %s: %s", workflow_id, signal, error)
-        return False
-    return True
+    return [gate.model_copy(update={"tail": ""}) for gate in gates]

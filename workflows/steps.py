@@ -302,6 +302,10 @@ class TaskSteps(Leases):
         money = budgets.warnings(self.limits, self.ledger.usage, self.ledger.agent_seconds)
         return [*money, *self.handovers]
 
+    def _overlaps(self) -> list[str]:
+        found = self.found.overlaps if self.found and not self.result else []
+        return [f"{other.task} ({other.title}): {', '.join(other.files)}" for other in found]
+
     def current_status(self) -> TaskStatus:
         seconds = self.result.seconds if self.result else self.ledger.seconds(workflow.time())
         return TaskStatus(
@@ -330,6 +334,7 @@ class TaskSteps(Leases):
             run_folder=self.prepared.run_folder if self.prepared else None,
             seconds=seconds,
             undelivered_messages=self.messages,
+            overlaps=self._overlaps(),
             problems=self.problems,
             outcome=self.result.outcome if self.result else None,
             sha=self.landed.sha if self.landed else None,

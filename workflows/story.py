@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from workflows.contracts import QueueStatus, QuotaState, TaskStatus, TurnRecord
+from workflows.contracts import (
+    LandStatus,
+    MergeAnswer,
+    QueuePlace,
+    QueueStatus,
+    QueueTest,
+    QuotaState,
+    TaskStatus,
+    TurnRecord,
+)
+from workflows.policy.answers import explain
 from workflows.policy.quota import slots, why
 
 
@@ -28,6 +38,8 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
         f"{status.turns} turns · {status.review_rounds} review rounds · {status.gate_failures} red gates · "
         f"${status.cost_usd:.2f} · {status.tokens} tokens",
     ]
+    if status.overlaps:
+        lines += ["", "#### In conflict with", "", *(f"- {_plain(other)}" for other in status.overlaps)]
     if status.salvage_ref:
         lines += ["", f"Saved work: `{status.salvage_ref}`"]
     if turns:
@@ -43,18 +55,74 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
 
 
 def queue_story(status: QueueStatus) -> str:
+    lines = [f"### Merge queue of {status.target.removeprefix('refs/heads/')}", "", _queue_line(status)]
+    if status.mode_reason:
+        lines += ["", *_quoted(status.mode_reason)]
+    if status.behind:
+        lines += ["", f"Behind: {_plain(status.behind)}"]
+    if status.flaky:
+        lines += ["", "Flaky: " + ", ".join(f"{_plain(gate)} ({count})" for gate, count in status.flaky.items())]
+    if status.tests:
+        lines += ["", "#### Tests", "", *map(_test_line, status.tests)]
+    places = [_place_line(number, place) for number, place in enumerate(status.places[:_MOST_PLACES], 1)]
+    lines += ["", "#### Places", "", *(places or ["Empty."])]
+    if (more := len(status.places) - _MOST_PLACES) > 0:
+        lines += ["", f"And {more} more."]
+    if status.last:
+        lines += ["", "#### Last", "", *map(_answer_line, reversed(status.last))]
+    return "\n".join(lines)
+
+
+_MOST_PLACES = 40
+
+
+def _queue_line(status: QueueStatus) -> str:
+    parts = [f"`{status.repo}`" + (f" at `{status.base[:12]}`" if status.base else "")]
+    if status.mode != "open":
+        parts.append(f"**{status.mode}**")
+    parts += [f"{status.slots} slots", f"p̂ {status.p:.1%}", f"gates take {status.gate_seconds:.1f} s"]
+    return " · ".join([*parts, f"{status.landed} landed", f"{status.ejected} sent back"])
+
+
+def _test_line(test: QueueTest) -> str:
+    who = ", ".join(f"`{task}`" for task in test.tasks) or "the target itself"
+    return f"- `{test.tip[:12]}` since {_clock(test.since)}: {who}" + (", confirming red" if test.confirming else "")
+
+
+def _place_line(number: int, place: QueuePlace) -> str:
+    expected = f", expected {_clock(place.expected)}" if place.expected is not None else ""
+    priority = f", priority {place.priority}" if place.priority else ""
+    line = f"{number}. `{place.task_id}` {_plain(place.title[:60])}: **{place.state}** {_plain(place.why[:120])}"
+    return f"{line.rstrip()} (since {_clock(place.since)}{priority}{expected})"
+
+
+def _answer_line(answer: MergeAnswer) -> str:
+    if answer.kind == "landed":
+        return f"- `{answer.task_id or answer.op}` landed as `{(answer.sha or '')[:12]}`"
+    what = f"**{answer.code or answer.kind}** {_plain(answer.reason[:200])}".rstrip()
+    return f"- `{answer.task_id or answer.op}` {what}"
+
+
+def _clock(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%H:%M:%S} UTC"
+
+
+def land_story(status: LandStatus) -> str:
     lines = [
-        f"### Merge queue of {status.target.removeprefix('refs/heads/')}",
+        f"### Land {_plain(status.branch)}",
         "",
-        f"`{status.repo}`{' · **paused**' if status.paused else ''} · {status.landed} landed "
-        f"· {status.ejected} sent back",
-        "",
+        f"**{status.result.outcome if status.result else 'merge queue'}**",
     ]
-    lines += [
-        f"{place}. `{entry.candidate.ref.task_id}` {_plain(entry.candidate.title)}: **{entry.state}** "
-        f"{_plain(entry.reason)}"
-        for place, entry in enumerate(status.entries, 1)
-    ] or ["Empty."]
+    if status.result and status.result.sha:
+        lines[-1] += f" as `{status.result.sha[:12]}`"
+    if status.result and status.result.outcome == "sent-back":
+        lines += ["", *_quoted(explain(status.result.code, status.result.reason, status.result.evidence))]
+    if status.waiting_for:
+        lines += ["", f"Waits for {_plain(status.waiting_for)}"]
+    if status.queue:
+        lines += ["", f"In `{status.queue}` as `{status.op}`"]
+    if status.problems:
+        lines += ["", "#### Ignored", *(f"- {_plain(problem)}" for problem in status.problems)]
     return "\n".join(lines)
 
 

@@ -37,6 +37,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows import options
     from workflows.contracts import BlockedReason, MergeAnswer, Outcome, QueueNote, Stage, TaskResult
     from workflows.policy import gate_faults, turns
+    from workflows.policy.answers import explain_answer
     from workflows.steps import End, Todo, failure
     from workflows.turn_taking import TurnTaking
 
@@ -307,17 +308,24 @@ class TaskWorkflow(TurnTaking):
             case "failed":
                 self.hear(await self.block(BlockedReason.INFRASTRUCTURE, answer.reason))
                 return None
-            case "gate_red" if broken := gate_faults.broken([gate for gate in answer.gates if not gate.passed]):
+            case "policy" | "push_rejected" | "head_moved":
+                reason = BlockedReason.PUSH_REJECTED if answer.kind == "push_rejected" else BlockedReason.POLICY
+                self.hear(await self.block(reason, explain_answer(answer)))
+                return None
+            case "gate_red" | "gate_infra" if broken := gate_faults.broken(_red(answer)):
                 self.hear(await self.block(BlockedReason.GATES_BROKEN, broken))
+                return None
+            case "gate_infra":
+                self.hear(await self.block(BlockedReason.INFRASTRUCTURE, answer.reason))
                 return None
         self.merge_attempts += 1
         text = ""
         if self.merge_attempts % self.limits.max_merge_attempts == 0:
-            text = await self.block(BlockedReason.MERGE_ATTEMPTS, f"{answer.kind}: {answer.reason}")
+            text = await self.block(BlockedReason.MERGE_ATTEMPTS, explain_answer(answer))
         # Also where only the gates are red: they are red on the merge, so the agent must have it before its eyes.
         todo = await self._update_branch(text)
         if todo is None and answer.kind == "gate_red":
-            red = [gate for gate in answer.gates if not gate.passed]
+            red = _red(answer)
             told = "merged with the target's present state: " + gate_faults.told(red, repeated=False)
             return Todo("fixer", "gate_red", "\n".join(filter(None, [told, text])), [gate.log for gate in red])
         return todo
@@ -353,6 +361,10 @@ class TaskWorkflow(TurnTaking):
             gates=settings.gates,
             host=ready.host,
             date=int(workflow.time()),
+            checked_on=found.base if settings.gates else "",
+            overlaps=len(found.overlaps),
+            priority=settings.delivery.priority,
+            after=settings.delivery.after,
         )
         started = workflow.time()
         while True:
@@ -429,3 +441,7 @@ class TaskWorkflow(TurnTaking):
         if self.stage is Stage.QUEUE:
             self.waiting_for = note.text
             self.show()
+
+
+def _red(answer: MergeAnswer) -> list[GateResult]:
+    return [gate for gate in answer.gates if not gate.passed]

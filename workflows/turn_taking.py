@@ -123,6 +123,7 @@ class TurnTaking(TaskSteps):
             caps=caps,
             red_gates=self.red_gates,
             summary="" if session else self.summary,
+            overlaps=[] if only_reads or not self.found else [each for each in self.found.overlaps if each.earlier],
         )
 
     async def _lease(self, agent: AgentSpec, what: str, patience: float | None) -> Held | TooLong:

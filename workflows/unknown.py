@@ -9,7 +9,7 @@ from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
-KNOWN = ("TaskWorkflow", "MergeQueueWorkflow", "QuotaWorkflow")
+KNOWN = ("TaskWorkflow", "LandWorkflow", "MergeQueueWorkflow", "QuotaWorkflow")
 
 
 @workflow.defn(dynamic=True)
@@ -18,7 +18,8 @@ class UnknownWorkflow:
     async def run(self, _: Sequence[RawValue]) -> Any:
         name = workflow.info().workflow_type
         raise ApplicationError(
-            f"--type: there is no workflow {name!r}; tasks are started with --type {KNOWN[0]}",
+            f"--type: there is no workflow {name!r}; tasks are started with --type {KNOWN[0]}, "
+            f"branches are landed with --type {KNOWN[1]}",
             type="InvalidTask",
             non_retryable=True,
         )

@@ -23,7 +23,7 @@ import codecs
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from activities.contracts import Built, Candidate, Conflict
@@ -31,11 +31,11 @@ from activities.git.repository import printable
 from activities.git.run import IDENTITY, Git, GitError
 from activities.settings import Strategy, tail
 
-CANDIDATES = "refs/mergewright/candidate/"
-"""`<op>` below it: the tip that is tested and landed; keeps gc away from it."""
-
 SOURCES = "refs/mergewright/source/"
 """`<op>` below it: the head that was sent in."""
+
+_FORMER = "refs/mergewright/candidate/"
+"""Left by a version that pinned each candidate's tip by its own; chains are pinned now."""
 
 _OURS = ("Task-Id", "Merge-Op", "Agent", "Reviewed-by")
 # Also the scissors line of `git commit -v`: git reads no trailers below it.
@@ -45,12 +45,11 @@ _OID = re.compile(rb"[0-9a-f]{40,64}")
 _MOST_LISTED = 50
 
 
-class PathConservation(Exception):
-    """A commit that would land changes files that its task did not touch; `paths` names them."""
+class _Strange(Exception):
+    """The merge would change files that the task did not touch."""
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: set[str]) -> None:
         self.paths = sorted(printable(os.fsencode(path)) for path in paths)
-        super().__init__(f"the merge would change files that the task did not touch: {', '.join(self.paths[:10])}")
 
 
 class _Conflicts(Exception):
@@ -69,20 +68,15 @@ def op_id(common_dir: Path, target: str, task_id: str, head: str, strategy: Stra
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def pin(git: Git, op: str, tip: str) -> None:
-    """Keeps `tip` until `unpin`; a tip that was pinned before is let go."""
-    git.update_refs(f"update {CANDIDATES}{op} {tip}")
-
-
-def unpin(git: Git, op: str) -> None:
-    """Lets go of candidate and head: `op` has landed, or never will. What is not pinned is no error."""
-    git.update_refs(f"delete {CANDIDATES}{op}", f"delete {SOURCES}{op}")
+def unpin(git: Git, *ops: str) -> None:
+    """Lets go of the heads: they have landed, or never will. What is not pinned is no error."""
+    git.update_refs(*(f"delete {place}{op}" for op in ops for place in (SOURCES, _FORMER)))
 
 
 def build(git: Git, candidate: Candidate, base: str) -> Built:
     """The commit that brings `candidate` onto `base`, both by their sha.
 
-    Raises PathConservation; GitError when an object is missing.
+    Raises GitError when an object is missing.
     """
     head = candidate.head
     forks = git.run("merge-base", "--all", base, head, ok=(0, 1)).stdout.decode().split()
@@ -96,12 +90,15 @@ def build(git: Git, candidate: Candidate, base: str) -> Built:
     if candidate.strategy == "ff-only" and base not in forks:
         return Built(kind="stale", base=base)
     try:
-        tip = _tip(git, candidate, base, forks)
+        made = _tip(git, candidate, base, forks)
     except _Conflicts as found:
         return Built(kind="conflict", base=base, conflict=found.conflict)
-    if tip == base:
+    except _Strange as found:
+        reason = f"the merge would change files that the task did not touch: {', '.join(found.paths[:10])}"
+        return Built(kind="policy", base=base, paths=found.paths[:_MOST_LISTED], reason=reason)
+    if made is None:
         return Built(kind="noop", base=base)
-    return Built(kind="built", base=base, tip=tip, tree=git("rev-parse", f"{tip}^{{tree}}"))
+    return Built(kind="built", base=base, tip=made[0], tree=made[1])
 
 
 def _landed(git: Git, op: str, base: str, head: str) -> str | None:
@@ -115,42 +112,44 @@ def _landed(git: Git, op: str, base: str, head: str) -> str | None:
     return None
 
 
-def _tip(git: Git, candidate: Candidate, base: str, forks: Sequence[str]) -> str:
-    """The last of the new commits; `base` itself when nothing changes."""
+def _tip(git: Git, candidate: Candidate, base: str, forks: Sequence[str]) -> tuple[str, str] | None:
+    """The last of the new commits and its tree; None when nothing changes."""
     if candidate.strategy in ("rebase", "ff-only"):
-        commits = git("rev-list", "--reverse", "--topo-order", "--parents", candidate.head, f"^{base}").split("\n")
-        steps = [tuple(line.split()) for line in commits]
-        if all(len(step) == 2 for step in steps):
+        log = git("log", "--reverse", "--topo-order", "--format=%H %T %P", candidate.head, f"^{base}")
+        steps = [tuple(line.split()) for line in log.split("\n")]
+        if all(len(step) == 3 for step in steps):
             return _replay(git, candidate, base, steps)
     tree = _merge(git, base, candidate.head)
-    if tree == _tree(git, base):
-        return base
+    changed = _paths(git, base, tree)
+    if not changed:
+        return None
+    _conserve(git, base, changed, forks, candidate.head)
     if candidate.strategy == "merge":
         parents, text = [base, candidate.head], f"Merge task '{one_line(candidate.title)}'"
     else:
         parents, text = [base], _squashed(git, candidate, base)
     author = f"{_person(candidate.author)} {candidate.date} +0000"
-    tip = _commit(git, candidate, tree, parents, author, text)
-    _conserve(git, base, tip, forks, candidate.head)
-    return tip
+    return _commit(git, candidate, tree, parents, author, text), tree
 
 
-def _replay(git: Git, candidate: Candidate, base: str, steps: Sequence[tuple[str, ...]]) -> str:
-    """Each (commit, parent) again, the first one on `base`: a rebase without a checkout."""
+def _replay(git: Git, candidate: Candidate, base: str, steps: Sequence[tuple[str, ...]]) -> tuple[str, str] | None:
+    """Each (commit, tree, parent) again, the first one on `base`: a rebase without a checkout."""
     current = base
-    for commit, parent in steps:
+    current_tree, parent_tree = git("rev-parse", f"{base}^{{tree}}", f"{steps[0][2]}^{{tree}}").split()
+    for commit, commit_tree, parent in steps:
         author, message = _read_commit(git, commit)
-        tree = _tree(git, commit)
-        if _tree(git, current) != _tree(git, parent):
+        tree = commit_tree
+        if current_tree != parent_tree:
             # `current` as if it were a child of `parent`: then `parent` is the merge base, as a cherry-pick wants it.
-            beside = _commit(git, candidate, _tree(git, current), [parent], author, "")
+            beside = _commit(git, candidate, current_tree, [parent], author, "")
             tree = _merge(git, beside, commit)
-        if tree == _tree(git, current):
+        parent_tree = commit_tree
+        if tree == current_tree:
             continue
-        landed = _commit(git, candidate, tree, [current], author, message or candidate.title)
-        _conserve(git, current, landed, [parent], commit)
-        current = landed
-    return current
+        _conserve(git, current, _paths(git, current, tree), [parent], commit)
+        current = _commit(git, candidate, tree, [current], author, message or candidate.title)
+        current_tree = tree
+    return None if current == base else (current, current_tree)
 
 
 def _merge(git: Git, ours: str, theirs: str) -> str:
@@ -179,16 +178,16 @@ def _conflict(fields: list[bytes]) -> Conflict:
     return Conflict(files=list(files)[:_MOST_LISTED], messages=_at_most(messages, "conflicts"))
 
 
-def _conserve(git: Git, before: str, after: str, forks: Sequence[str], head: str) -> None:
-    """What `after` changes, the task changed between a fork and `head`; or the target renamed what it changed."""
+def _conserve(git: Git, base: str, changed: set[str], forks: Sequence[str], head: str) -> None:
+    """What changes on `base`, the task changed between a fork and `head`; or the target renamed what it changed."""
     touched = set().union(*(_paths(git, fork, head) for fork in forks))
-    strange = _paths(git, before, after) - touched
+    strange = changed - touched
     if not strange:
         return
     for fork in forks:
-        strange -= {new for old, new in _renames(git, fork, before) if old in touched}
+        strange -= {new for old, new in _renames(git, fork, base) if old in touched}
     if strange:
-        raise PathConservation(strange)
+        raise _Strange(strange)
 
 
 def _paths(git: Git, old: str, new: str) -> set[str]:
@@ -200,10 +199,6 @@ def _renames(git: Git, old: str, new: str) -> list[tuple[str, str]]:
     listed = git("diff-tree", "-r", "-z", "--name-status", "-M", "-l7000", "--diff-filter=R", old, new)
     fields = iter(filter(None, listed.split("\0")))
     return [(path, next(fields)) for _score in fields if (path := next(fields))]
-
-
-def _tree(git: Git, commit: str) -> str:
-    return git("rev-parse", "--verify", f"{commit}^{{tree}}")
 
 
 def _read_commit(git: Git, sha: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Lands a commit: moves the target branch to it, and brings the user's checkouts of the branch along.
+"""Lands a chain: moves the target branch to its tip, and brings the user's checkouts of the branch along.
 
 1. A tip that the target contains has landed. A target that is not at the base any more: the race is lost.
 2. Where a checkout has something in the way, nothing moves, anywhere.
@@ -6,6 +6,13 @@
 4. The branch moves by compare-and-swap. Checkouts first: in the window between, a `git commit` of the user's could
    only take in what has passed the gates; the other way round it would silently revert it.
 5. Checkouts, pins and journal are released.
+
+That is `hold`. With `park`, where step 2 finds something, the same is done with `refs/heads/mergewright/<target>`
+in place of the target; it is there while the target is behind it, and what lands next is built on it. With `bare`, a
+checkout with something in the way is left as it is and the target moves: git then shows what landed as undone there,
+so it is only for checkouts that nobody works in.
+
+With a remote to push to, its branch is the one that counts: it is moved first, and the local one follows when it can.
 
 All of it runs under one lock for each repository, which every git process holds too: whoever gets it knows that no
 git of a dead worker is alive. A journal found then is of a landing that was killed. If the branch had moved, it is
@@ -19,11 +26,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from activities.contracts import Candidate, Landed
+from pydantic import model_validator
+
+from activities.contracts import Landed, LandInput
 from activities.git.candidate import one_line, unpin
+from activities.git.chain import keep_chains
 from activities.git.checkout import InTheWay, Move, moving
 from activities.git.locks import exclusive, outwait
+from activities.git.remote import fetch, push
 from activities.git.repository import Checkout, Repository, RepositoryProblem
 from activities.git.run import Git, GitError
 from activities.settings import Model
@@ -43,29 +55,90 @@ class _Ended(Exception):
 
 
 class _Journal(Model):
-    """What is being landed: written before anything is touched, deleted when nothing of it is left to do."""
+    """A move of a branch: written before anything is touched, deleted when nothing of it is left to do."""
 
-    op: str
+    ops: list[str]
+    """What it lands."""
     target: str
+    """The branch that moves: the target, or the one where it is parked."""
     base: str
     tip: str
     checkouts: list[tuple[Path, Path, Path]]
-    """Work tree, git directory and index of each."""
+    """Work tree, git directory and index of each that comes along."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one(cls, data: Any) -> Any:
+        """A version that landed one candidate at a time wrote `op`."""
+        if isinstance(data, dict) and "op" in data:
+            data["ops"] = [data.pop("op")]
+        return data
 
 
-def land(repository: Repository, candidate: Candidate, base: str, tip: str, folder: Path) -> Landed:
-    """Moves the candidate's target from `base` to `tip`, or says why not. A second run finds it landed.
+def land(repository: Repository, given: LandInput, folder: Path) -> Landed:
+    """Moves the target from `base` to `tip`, or says why not. A second run finds it landed.
 
     `folder` holds the lock and the journal of this repository. Raises NotAFastForward; RepositoryProblem when there
     is no such branch; locks.Busy; GitError and OSError when git or the disk fails: the next run puts that right.
     """
-    with exclusive(folder / "landing.lock") as lock, repository.git() as git:
-        landing = _Landing(repository, git.holding(lock), lock, folder.resolve() / "landing.json")
+    if given.push:
+        return _land_remotely(repository, given, folder)
+    with _landing(repository, folder) as landing:
         try:
-            landing.finish_earlier(candidate.ref.target)
-            return landing.run(candidate, base, tip)
+            landing.finish_earlier(given.target)
+            return landing.run(given)
         except _Ended as ended:
             return ended.landed
+
+
+def _land_remotely(repository: Repository, given: LandInput, folder: Path) -> Landed:
+    """On the remote, which is what counts; the local branch follows. No lock is held while the network works."""
+    if not repository.contains(given.base, given.tip):
+        raise NotAFastForward(f"{given.tip} does not contain {given.base}, where {given.target} is")
+    landed = push(repository, given.push, given.target, given.base, given.tip)
+    if landed.kind != "landed":
+        return landed
+    with _landing(repository, folder) as landing:
+        behind = landing.follow(given.target, landed.sha, bare=given.checkout == "bare")
+        landing.let_go(given)
+    return landed.model_copy(update={"behind": behind})
+
+
+def base_of(repository: Repository, target: str, checkout: str, push: str) -> str:  # noqa: ARG001
+    """The commit that the next chain is built on: of the remote `push`, where it is given; else of the target.
+
+    Where the target is parked, of that branch: what was parked must land, also when `checkout` has changed since.
+    Raises RepositoryProblem when there is no such branch or remote; GitError when the network fails.
+    """
+    if push:
+        return fetch(repository, push, target)
+    now, parked = repository.tip(target), _parked(repository, target)
+    return parked if parked and repository.contains(now, parked) else now
+
+
+def follow(repository: Repository, target: str, tip: str, checkout: str, folder: Path) -> str:
+    """Brings the target, and its checkouts, forward to `tip`. Empty: it is there, also in a second run; else why not.
+
+    With `bare`, a checkout that did not come along is told, once. Raises as `land`, but for a branch that is not there.
+    """
+    with _landing(repository, folder) as landing:
+        return landing.follow(target, tip, bare=checkout == "bare")
+
+
+@contextmanager
+def _landing(repository: Repository, folder: Path) -> Iterator[_Landing]:
+    with exclusive(folder / "landing.lock") as lock, repository.git() as git:
+        yield _Landing(repository, git.holding(lock), lock, folder.resolve() / "landing.json")
+
+
+def parking_branch(target: str) -> str:
+    return f"refs/heads/mergewright/{target.removeprefix('refs/heads/')}"
+
+
+def _parked(repository: Repository, target: str) -> str | None:
+    with suppress(RepositoryProblem):
+        return repository.tip(parking_branch(target))
+    return None
 
 
 @dataclass(frozen=True)
@@ -75,42 +148,102 @@ class _Landing:
     lock: int
     journal: Path
 
-    def run(self, candidate: Candidate, base: str, tip: str) -> Landed:
-        target = candidate.ref.target
-        now = self.repository.tip(target)
-        if self._contains(now, tip):
-            self._write(_Journal(op=candidate.op, target=target, base=base, tip=tip, checkouts=[]))
-        elif now != base:
-            return Landed(kind="lost_race", sha=now)
-        elif not self._contains(tip, base):
-            raise NotAFastForward(f"{tip} does not contain {base}, where {target} is")
+    def run(self, given: LandInput) -> Landed:
+        now, parked = self.repository.tip(given.target), _parked(self.repository, given.target)
+        if self._contains(now, given.tip):
+            landed = Landed(kind="landed", sha=now)
+        elif parked and self._contains(parked, given.tip):
+            landed = Landed(kind="landed", sha=parked, behind=f"it is on {parking_branch(given.target)}")
         else:
-            self._move(candidate, base, tip)
-            now = tip
-        unpin(self.git, candidate.op)
-        self.journal.unlink()
-        return Landed(kind="landed", sha=now)
+            landed = self._land(given, now, parked)
+        self.let_go(given)
+        self._unpark(given.target)
+        return landed
 
-    def _move(self, candidate: Candidate, base: str, tip: str) -> None:
-        """Target and checkouts are at `tip`, and the journal is written. Raises _Ended when they are at `base`."""
-        target = candidate.ref.target
-        self._expect_no_rebase(target, base)
+    def let_go(self, given: LandInput) -> None:
+        unpin(self.git, *given.ops)
+        keep_chains(self.git, given.target, given.keep)
+
+    def _land(self, given: LandInput, now: str, parked: str | None) -> Landed:
+        """Raises _Ended when nothing has moved."""
+        target, tip = given.target, given.tip
+        base = parked if parked and self._contains(parked, now) else now
+        if parked and not self._contains(base, parked):
+            found = [f"{target} lacks work that has landed on {parking_branch(target)}: merge that into it"]
+            raise _blocked(base, self.repository.path, found)
+        if base != given.base:
+            raise _Ended(Landed(kind="lost_race", sha=base))
+        if not self._contains(tip, base):
+            raise NotAFastForward(f"{tip} does not contain {base}, where {target} is")
+        message = f"mergewright: land {' '.join(given.ops)} {one_line(given.title)}"
+        try:
+            left = self._move(target, now, tip, message, given.ops, bare=given.checkout == "bare")
+            return Landed(kind="landed", sha=tip, behind=left)
+        except _Ended as ended:
+            if given.checkout != "park" or ended.landed.kind != "blocked":
+                raise
+            behind = _why(ended.landed)
+        self._park(target, parked or now, tip, message, given.ops, new=parked is None)
+        return Landed(kind="landed", sha=tip, behind=behind)
+
+    def _park(self, target: str, old: str, tip: str, message: str, ops: list[str], *, new: bool) -> None:
+        branch = parking_branch(target)
+        if new:  # it begins where the target is: then it moves as any other, with its checkouts
+            try:
+                self.git.update_refs(f"create {branch} {old}")
+            except GitError as error:  # such as a branch `mergewright`, which leaves no room for one below
+                raise _blocked(old, self.repository.path, [branch], str(error)) from error
+        self._move(branch, old, tip, message, ops)
+
+    def _unpark(self, target: str) -> None:
+        """The target has caught up: its stand-in goes, unless somebody has it checked out."""
+        branch, parked = parking_branch(target), _parked(self.repository, target)
+        if parked and self._contains(self.repository.tip(target), parked) and not self.repository.checkouts(branch):
+            self.git.update_refs(f"delete {branch} {parked}")
+
+    def follow(self, target: str, tip: str, *, bare: bool) -> str:
+        try:
+            self.finish_earlier(target)
+            now = self.repository.tip(target)
+            behind = ""
+            if not self._contains(now, tip):
+                if not self._contains(tip, now):
+                    return f"{target} has commits that {tip[:12]} lacks"
+                behind = self._move(target, now, tip, f"mergewright: follow to {tip[:12]}", [], bare=bare)
+            self._unpark(target)
+        except _Ended as ended:
+            return _why(ended.landed)
+        except RepositoryProblem as error:
+            return str(error)
+        return behind
+
+    def _move(self, target: str, old: str, tip: str, message: str, ops: list[str], *, bare: bool = False) -> str:
+        """Target and checkouts are at `tip`, and `ops` are let go; with `bare`, says which checkouts are not.
+
+        Raises _Ended when all are at `old`, as they were.
+        """
+        leaving = _Leaving(bare)
+        with leaving:
+            self._expect_no_rebase(target, old)
         checkouts = self.repository.checkouts(target)
         with ExitStack() as stack:
-            moves = [stack.enter_context(self._moving(checkout, base, tip)) for checkout in checkouts]
-            for move in moves:
-                with _blocking(move, base):
+            moves = []
+            for checkout in checkouts:
+                move = stack.enter_context(self._moving(checkout, old, tip))
+                with leaving, _blocking(move, old):
                     if found := move.blockers():
                         raise InTheWay(found)
-            places = [(checkout.work_tree, checkout.git_dir, checkout.index) for checkout in checkouts]
-            self._write(_Journal(op=candidate.op, target=target, base=base, tip=tip, checkouts=places))
+                    moves.append(move)
+            places = [(move.checkout.work_tree, move.checkout.git_dir, move.checkout.index) for move in moves]
+            self._write(_Journal(ops=ops, target=target, base=old, tip=tip, checkouts=places))
             try:
                 for move in moves:
-                    with _blocking(move, base):
-                        move.bring()
-                if self.repository.checkouts(target) != checkouts:
-                    raise _blocked(base, self.repository.path, [f"{target} is just being checked out elsewhere"])
-                self._swap(target, base, tip, f"mergewright: land {candidate.op} {one_line(candidate.title)}")
+                    with leaving, _blocking(move, old):
+                        _bring(move)
+                with leaving:
+                    if self.repository.checkouts(target) != checkouts:
+                        raise _blocked(old, self.repository.path, [f"{target} is just being checked out elsewhere"])
+                self._swap(target, old, tip, message)
             except (_Ended, GitError, OSError):
                 for move in moves:
                     move.undo()
@@ -118,6 +251,9 @@ class _Landing:
                 raise
             for move in moves:
                 move.release()
+        unpin(self.git, *ops)
+        self.journal.unlink()
+        return "; ".join(leaving.left)
 
     def _swap(self, target: str, base: str, tip: str, message: str) -> None:
         try:
@@ -156,7 +292,7 @@ class _Landing:
                 except InTheWay as error:
                     raise _blocked(self.repository.tip(target), work_tree, error.found) from None
         if landed:
-            unpin(self.git, left.op)
+            unpin(self.git, *left.ops)
         self.journal.unlink()
 
     def _expect_no_rebase(self, target: str, base: str) -> None:
@@ -189,6 +325,32 @@ class _Landing:
             os.close(folder)
 
 
+class _Leaving:
+    """With `bare`, what is in the way is noted in `left`, and that checkout stays behind; else it ends the landing."""
+
+    def __init__(self, bare: bool) -> None:
+        self.bare = bare
+        self.left: list[str] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not self.bare or not isinstance(error, _Ended):
+            return False
+        self.left.append(_why(error.landed))
+        return True
+
+
+def _bring(move: Move) -> None:
+    """All of it or nothing, also where the other checkouts go on."""
+    try:
+        move.bring()
+    except (InTheWay, GitError, OSError):
+        move.undo()
+        raise
+
+
 @contextmanager
 def _blocking(move: Move, base: str) -> Iterator[None]:
     try:
@@ -202,3 +364,10 @@ def _blocking(move: Move, base: str) -> Iterator[None]:
 def _blocked(sha: str, where: Path, found: list[str], reason: str = "") -> _Ended:
     named = found[:_MOST_NAMED]
     return _Ended(Landed(kind="blocked", sha=sha, checkout=str(where), in_the_way=named, reason=reason))
+
+
+def _why(landed: Landed) -> str:
+    if landed.kind == "lost_race":
+        return f"it moved to {landed.sha[:12]} meanwhile"
+    files = ", ".join(landed.in_the_way[:10]) + (" …" if len(landed.in_the_way) > 10 else "")
+    return f"{landed.reason or 'in the way'} in {landed.checkout}" + (f": {files}" if files else "")

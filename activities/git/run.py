@@ -9,10 +9,11 @@ real objects and refs. The environment is built from empty.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -72,6 +73,8 @@ _OURS = "[core]\nsparseCheckout = false\ntrustCtime = true\ncheckStat = default\
 # What says where the user's and the system's config are.
 _USERS_CONFIG = {"HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"}
 
+_USERS_SSH = {"GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT"}
+
 
 class GitError(Exception):
     """A git command that failed; the message names the command and what git said."""
@@ -90,6 +93,7 @@ class Git:
     env: dict[str, str] = field(default_factory=dict)
     fds: tuple[int, ...] = ()
     """Handed to every git process: a lock of ours stays held as long as one of them lives."""
+    surroundings: dict[str, str] = field(default_factory=lambda: _ENV)
 
     def run(
         self,
@@ -100,21 +104,25 @@ class Git:
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Raises GitError when the exit code is not in `ok`, subprocess.TimeoutExpired after `timeout` seconds."""
-        done = subprocess.run(
+        with subprocess.Popen(
             ["git", *_FLAGS, *args],
             cwd=self.env.get("GIT_WORK_TREE", "/"),
-            env={**_ENV, "GIT_DIR": str(self.git_dir), **self.env, **(env or {})},
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            timeout=timeout,
+            env={**self.surroundings, "GIT_DIR": str(self.git_dir), **self.env, **(env or {})},
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
             pass_fds=self.fds,
-            check=False,
-        )
-        if done.returncode not in ok:
-            raise GitError(args, done.returncode, done.stderr.decode("utf-8", "replace"))
-        return done
+        ) as process:
+            try:
+                out, err = process.communicate(stdin, timeout)
+            except BaseException:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # with what it has started, such as an ssh
+                raise
+        if process.returncode not in ok:
+            raise GitError(args, process.returncode, err.decode("utf-8", "replace"))
+        return subprocess.CompletedProcess(args, process.returncode, out, err)
 
     def __call__(self, *args: str, stdin: bytes | None = None, env: dict[str, str] | None = None) -> str:
         """Standard output as text, without the last newline; bytes that are no UTF-8 survive as surrogates."""
@@ -134,6 +142,8 @@ class Git:
         Locks that a killed git has left in the way are removed. A folder of refs goes with its last ref, also while
         another process puts one into it: then once more. Git itself gives up after three times.
         """
+        if not commands:
+            return
         for command in commands:
             outwait(self.git_dir / f"{command.split()[1]}.lock")
         if any(command.startswith("delete ") for command in commands):
@@ -148,6 +158,19 @@ class Git:
 
     def holding(self, *fds: int) -> Git:
         return replace(self, fds=(*self.fds, *fds))
+
+    def online(self) -> Git:
+        """For fetch and push: with the environment and the configuration of the user who runs us, and of the system.
+
+        Keys, credential helpers and proxies are found by these. Nobody is asked for anything.
+        """
+        kept = _USERS_CONFIG | _USERS_SSH
+        users = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in kept}
+        ours = {name: value for name, value in _ENV.items() if name not in _USERS_CONFIG}
+        git = replace(self, surroundings={**users, **ours, "GIT_ALLOW_PROTOCOL": "file:http:https:ssh"})
+        if _USERS_SSH & users.keys() or git.test("config", "--get", "core.sshCommand"):
+            return git
+        return replace(git, env={**git.env, "GIT_SSH_COMMAND": "ssh -oBatchMode=yes"})
 
 
 @contextmanager
@@ -209,11 +232,11 @@ def _config(git_dir: Path, own_dir: Path, *, checkout: bool) -> str:
         f"email = {IDENTITY[1]}",
     ]
     version = "0"
-    entries = _read_config(git_dir / "config")
+    entries = read_config(git_dir / "config")
     if dict(entries).get("extensions.worktreeconfig", "").lower() in ("true", "yes", "on", "1"):
-        entries += _read_config(own_dir / "config.worktree")
+        entries += read_config(own_dir / "config.worktree")
     if checkout:
-        entries = _read_config(None) + entries
+        entries = read_config(None) + entries
     for key, value in entries:
         if key == "core.repositoryformatversion":
             version = value
@@ -227,7 +250,7 @@ def _config(git_dir: Path, own_dir: Path, *, checkout: bool) -> str:
     return "\n".join([*lines, "[core]", f"repositoryformatversion = {version}", ""])
 
 
-def _read_config(file: Path | None) -> list[tuple[str, str]]:
+def read_config(file: Path | None) -> list[tuple[str, str]]:
     """The entries of one config file; None: the system's and the user's own."""
     users = {name: os.environ[name] for name in sorted(_USERS_CONFIG & os.environ.keys())}
     files = [file] if file else _users_files(users)

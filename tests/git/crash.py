@@ -1,7 +1,7 @@
 """Lands in a process of its own that kills itself with SIGKILL just before a certain step that has an effect.
 
-Run as `python -m tests.git.crash`. A line of JSON in, {"repo", "folder", "candidate", "base", "tip", "step"}: the
-number of the step, or a word that is in it. A line out: {"steps": n} when it came to its end in n steps, {"killed":
+Run as `python -m tests.git.crash`. A line of JSON in, {"repo", "folder", "landing", "step"}: the number of the step,
+or a word that is in it. A line out: {"steps": n} when it came to its end in n steps, {"killed":
 what, "step": n} when it did not.
 """
 
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from activities.contracts import Candidate
+from activities.contracts import LandInput
 from activities.git.landing import land
 from activities.git.repository import open_repository
 
@@ -62,10 +62,10 @@ def _land(asked: dict[str, Any], write: int) -> None:
 
     status = _DIED
     with contextlib.suppress(Exception):
-        given = Candidate.model_validate(asked["candidate"])
+        given = LandInput.model_validate(asked["landing"])
         repository = open_repository(asked["repo"])
         sys.addaudithook(step)
-        land(repository, given, asked["base"], asked["tip"], Path(asked["folder"]))
+        land(repository, given, Path(asked["folder"]))
         status = 0
     os._exit(status)
 

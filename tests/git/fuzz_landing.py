@@ -1,11 +1,13 @@
-"""Lands tasks one after the other while main is checked out and worked on, and kills everything all the time.
+"""Lands chains of tasks while main is checked out and worked on, and kills everything all the time.
 
 Run as `python -m tests.git.fuzz_landing FOLDER SECONDS SEED`: prints a report, exits 0 if nothing was wrong.
 
 A worker is a fork that lands what is left to do, from a file that it keeps, as the history of a workflow would be
 kept. After 35 to 75 ms it is killed: sometimes alone, so that its git lives on; sometimes with all its processes.
 When none of them gets anywhere, as the machine is busy, they are given a little more time.
-Now and then a task that is just landing is put off, as if it were cancelled, and another one comes first.
+Now and then a task that is just landing is put off, as if it were cancelled, and another one comes first. In some
+rounds the user has a change in hand that one task is in conflict with, so that from this one on all are parked; in
+others they land on a remote first. That one is a server: it is not killed, but may lose its client at any time.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from typing import Any, get_args
 
 from activities.contracts import Candidate
 from activities.git import run
-from activities.git.candidate import build, pin
-from activities.git.landing import land
+from activities.git.chain import build_chain, pin_chains
+from activities.git.landing import base_of, follow, land, parking_branch
 from activities.git.repository import open_repository
 from activities.settings import Strategy
-from tests.git.landings import MAIN, candidate, landed_ops, state, work
+from tests.git.landings import MAIN, candidate, landed_ops, landing, state, work
 from tests.git.repos import git, make_repo, run_git, write
+
+MODES = ("hold", "park", "push")
+REMOTE = "refs/mergewright/remote/origin/main"
 
 ROUND = 25
 """Tasks in one repository; then a new one is made."""
@@ -57,6 +62,11 @@ class Report:
     undone: int = 0
     """Workers that found a landing half done."""
     blocked: int = 0
+    parked: int = 0
+    """Landings that the branch did not follow at once."""
+
+
+COUNTED = ("already", "undone", "blocked", "parked")
 
 
 # --- the repository ------------------------------------------------------------------------------------------------
@@ -65,7 +75,13 @@ class Report:
 def prepare(repo: Path, rnd: random.Random) -> list[Candidate]:
     """A repository with 60 files, work for `ROUND` tasks, and a checkout in which the user is busy."""
     files = {f"d{number % 6}/f{number}": f"base {number}\n" * 200 for number in range(60)}
-    commits = {"both": "x\n", "unstaged": "x\n", ".gitignore": "*.log\n", ".gitattributes": "*.crlf eol=crlf\n"}
+    commits = {
+        "busy": "x\n",
+        "both": "x\n",
+        "unstaged": "x\n",
+        ".gitignore": "*.log\n",
+        ".gitattributes": "*.crlf eol=crlf\n",
+    }
     make_repo(repo, {**files, **commits, "text.crlf": "x\r\n"})
     given = [_task(repo, number, rnd) for number in range(ROUND)]
     git(repo, "worktree", "remove", "--force", str(repo.with_name(f"{repo.name}-side")))
@@ -82,6 +98,8 @@ def _task(repo: Path, number: int, rnd: random.Random) -> Candidate:
     grown = number + 30
     files[f"d{grown % 6}/f{grown}"] = f"base {grown}\n" * 200 + "more\n" * 20
     files[f"new{number}/lines.crlf"] = "line\r\n" * 50
+    if number == 3:
+        files["busy"] = "task 3\n"
     head = work(repo, files, message=f"work {number}")
     strategy = rnd.choice(get_args(Strategy)[:3])  # main moves: not ff-only
     return candidate(repo, head, task=f"task-{number}", strategy=strategy, title=f"Task {number}")
@@ -102,31 +120,39 @@ def worker(repo: Path, folder: Path, kept: Path) -> None:
     if (folder / "landing.json").exists():
         told["undone"] += 1
         keep(kept, told)
+    checkout, push = how(told["mode"])
     while told["todo"]:
-        given = Candidate.model_validate(told["todo"][0])
+        given = [Candidate.model_validate(one) for one in told["todo"]]
         if told["now"] is None:
-            base = repository.tip(MAIN)
+            base = base_of(repository, MAIN, checkout, push)
             with repository.git() as hardened:
-                built = build(hardened, given, base)
-                if built.kind == "built" and built.tip:
-                    pin(hardened, given.op, built.tip)
-            if built.kind == "landed":
+                made = build_chain(hardened, given[: told["most"]], base)
+                pin_chains(hardened, MAIN, [step.sha for step in made.steps])
+            assert made.stopped is None or made.stopped.kind == "landed", made
+            if made.steps:
+                told["now"] = [len(made.steps), base, made.steps[-1].sha]
+            else:
                 told["already"] += 1
                 told["todo"].pop(0)
-            else:
-                assert built.kind == "built", built
-                told["now"] = [base, built.tip]
         else:
+            count, base, tip = told["now"]
             with repository.git() as hardened:
-                told["already"] += hardened.test("merge-base", "--is-ancestor", told["now"][1], MAIN)
-            landed = land(repository, given, *told["now"], folder)
+                places = (MAIN, parking_branch(MAIN), REMOTE)
+                told["already"] += any(hardened.ok("merge-base", "--is-ancestor", tip, place) for place in places)
+            landed = land(repository, landing(given[:count], base, tip, checkout=checkout, push=push), folder)
             if landed.kind == "landed":
-                told["todo"].pop(0)
+                told["parked"] += bool(landed.behind)
+                del told["todo"][:count]
             elif landed.kind == "blocked":
                 told["blocked"] += 1
                 told["why"] = landed.model_dump()
             told["now"] = None
         keep(kept, told)
+
+
+def how(mode: str) -> tuple[str, str]:
+    """`checkout` and `push` of the landings."""
+    return "park" if mode == "park" else "hold", "origin" if mode == "push" else ""
 
 
 def start(repo: Path, folder: Path, kept: Path) -> int:
@@ -149,7 +175,7 @@ def children(of: int) -> list[int]:
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             facts = (place / "stat").read_text().rpartition(")")[2].split()
-            if int(facts[1]) == of:
+            if int(facts[1]) == of and b"receive-pack" not in (place / "cmdline").read_bytes():
                 found += [int(place.name), *children(int(place.name))]
     return found
 
@@ -170,15 +196,20 @@ def kill(worker: int, rnd: random.Random, report: Report) -> None:
 def one_round(place: Path, rnd: random.Random, report: Report, deadline: float) -> None:
     repo, folder, kept = place / "repo", place / "home", place / "kept.json"
     place.mkdir(parents=True)
+    mode = rnd.choice(MODES)
     given = prepare(repo, rnd)
+    if mode == "push":
+        run_git(place, "clone", "-q", "--bare", str(repo), "remote.git")
+        git(repo, "remote", "add", "origin", f"file://{place}/remote.git")
     users, status = (
         {name: state(repo)[name] for name in USERS},
         git(repo, "status", "--porcelain", "-uall", "--ignored"),
     )
-    keep(
-        kept,
-        {"todo": [one.model_dump(mode="json") for one in given], "now": None, "already": 0, "undone": 0, "blocked": 0},
-    )
+    if mode == "park":
+        write(repo, {"busy": "mine\n"})
+    counts = dict.fromkeys(COUNTED, 0)
+    todo = [one.model_dump(mode="json") for one in given]
+    keep(kept, {"mode": mode, "most": rnd.randint(1, 4), "todo": todo, "now": None, **counts})
     patience: float = 1.0
     before: tuple[object, ...] = ()
     while True:
@@ -201,11 +232,27 @@ def one_round(place: Path, rnd: random.Random, report: Report, deadline: float) 
             break
         if rnd.random() < 0.1:
             keep(kept, told | {"todo": [*told["todo"][1:], told["todo"][0]], "now": None})
+    if mode == "park":
+        assert (repo / "busy").read_text() == "mine\n", "nothing came over the user's change"
+        git(repo, "checkout", "busy")
+    in_the_end(repo, folder, mode)
     check(repo, given, users, status)
     report.rounds += 1
     report.landed += len(given)
-    for what in ("already", "undone", "blocked"):
+    for what in COUNTED:
         setattr(report, what, getattr(report, what) + told[what])
+
+
+def in_the_end(repo: Path, folder: Path, mode: str) -> None:
+    """The branch here follows, and what was put off while it landed is let go, as by the next chain."""
+    repository = open_repository(str(repo))
+    checkout, push = how(mode)
+    assert follow(repository, MAIN, base_of(repository, MAIN, checkout, push), checkout, folder) == ""
+    with repository.git() as hardened:
+        pin_chains(hardened, MAIN, [])
+        if push:
+            hardened.update_refs(f"delete {REMOTE}")
+    assert git(repo, "for-each-ref", parking_branch(MAIN)) == ""
 
 
 def check(repo: Path, given: list[Candidate], users: dict[str, Any], status: str) -> None:

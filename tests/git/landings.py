@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from activities.contracts import Candidate, Landed, TaskRef
-from activities.git.candidate import SOURCES, build, op_id, pin
+from activities.contracts import Candidate, Chained, Landed, LandInput, TaskRef
+from activities.git.candidate import SOURCES, build, op_id
+from activities.git.chain import build_chain, pin_chains
 from activities.git.landing import land
 from activities.git.repository import Repository, open_repository
 from activities.settings import Strategy
@@ -53,6 +54,18 @@ def work(repo: Path, files: Mapping[str, bytes | str | None], *, base: str = "ma
     return commit(side, files, message)
 
 
+def landing(given: Candidate | Sequence[Candidate], base: str, tip: str, **more: object) -> LandInput:
+    chain = [given] if isinstance(given, Candidate) else given
+    facts = {"repo": chain[0].ref.repo, "target": MAIN, "base": base, "tip": tip, "ops": [one.op for one in chain]}
+    return LandInput.model_validate(facts | {"title": chain[0].title} | more)
+
+
+def chained(repo: Path, given: Sequence[Candidate], base: str = MAIN) -> Chained:
+    repository = open_repository(str(repo))
+    with repository.git() as hardened:
+        return build_chain(hardened, given, repository.tip(base))
+
+
 def land_it(repo: Path, folder: Path, given: Candidate) -> Landed:
     """Builds and lands it on main as it is now."""
     repository = open_repository(str(repo))
@@ -63,8 +76,8 @@ def land_it(repo: Path, folder: Path, given: Candidate) -> Landed:
             return Landed(kind="landed", sha=base)
         assert built.kind == "built", built
         assert built.tip
-        pin(hardened, given.op, built.tip)
-    return land(repository, given, base, built.tip, folder)
+        pin_chains(hardened, MAIN, [built.tip])
+    return land(repository, landing(given, base, built.tip), folder)
 
 
 def landed_ops(repository: Repository) -> list[str]:
@@ -109,12 +122,12 @@ USERS = ("staged", "other", "mine", "x.log")
 STATUS = " M other\nA  staged\n?? mine\n!! x.log"
 
 
-def tip_of(repository: Repository, given: Candidate) -> tuple[str, str]:
-    base = repository.tip(MAIN)
+def tip_of(repository: Repository, given: Candidate, base: str = "") -> tuple[str, str]:
+    base = base or repository.tip(MAIN)
     with repository.git() as hardened:
         built = build(hardened, given, base)
         assert built.tip, built
-        pin(hardened, given.op, built.tip)
+        pin_chains(hardened, MAIN, [built.tip])
         git(repository.path, "update-ref", SOURCES + given.op, given.head)
     return base, built.tip
 

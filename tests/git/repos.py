@@ -138,7 +138,7 @@ class Canary:
         self.sang = folder / "sang"
         self.sang.mkdir(parents=True)
 
-    def _script(self, name: str) -> str:
+    def script(self, name: str) -> str:
         script = self.folder / name
         script.write_text(f"#!/bin/sh\ntouch '{self.sang}/{name}'\nexit 0\n")
         script.chmod(0o755)
@@ -147,14 +147,14 @@ class Canary:
     def poison(self, git_dir: Path, work_tree: Path | None = None) -> None:
         """As an agent could, with write access to `git_dir`; its attributes ask for the drivers everywhere."""
         names = [part.partition("}")[0] for part in _CONFIG.split("{")[1:]]
-        scripts = {name: self._script(name) for name in names if name != "folder"}
+        scripts = {name: self.script(name) for name in names if name != "folder"}
         text = _CONFIG.replace("{folder}", str(self.folder))
         for name, script in scripts.items():
             text = text.replace(f"{{{name}}}", script)
         with (git_dir / "config").open("a") as config:
             config.write(text)
-        (self.folder / "included").write_text(f"[core]\n\tfsmonitor = {self._script('included-fsmonitor')}\n")
-        (git_dir / "config.worktree").write_text(f"[core]\n\tfsmonitor = {self._script('worktree-fsmonitor')}\n")
+        (self.folder / "included").write_text(f"[core]\n\tfsmonitor = {self.script('included-fsmonitor')}\n")
+        (git_dir / "config.worktree").write_text(f"[core]\n\tfsmonitor = {self.script('worktree-fsmonitor')}\n")
         for place in (self.folder / "attributes", git_dir / "info" / "attributes"):
             place.parent.mkdir(exist_ok=True)
             place.write_text(_DRIVERS)
@@ -163,7 +163,7 @@ class Canary:
         (git_dir / "hooks").mkdir(exist_ok=True)
         for hook in _HOOKS:
             (git_dir / "hooks" / hook).unlink(missing_ok=True)
-            (git_dir / "hooks" / hook).symlink_to(self._script(f"hook-{hook}"))
+            (git_dir / "hooks" / hook).symlink_to(self.script(f"hook-{hook}"))
 
     def fired(self) -> set[str]:
         return {file.name for file in self.sang.iterdir()}

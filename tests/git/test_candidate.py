@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 
 from activities.contracts import Built, Candidate
-from activities.git.candidate import PathConservation, _conserve, build, op_id, pin, unpin
+from activities.git.candidate import _conserve, _paths, _Strange, build, op_id
+from activities.git.chain import pin_chains
 from activities.git.repository import open_repository
 from activities.git.run import GitError
 from activities.settings import Strategy
@@ -286,8 +287,8 @@ def test_what_lands_touches_only_what_the_task_touched(repo: Path) -> None:
     write(repo, {"a": "A\n" + "a\n" * 19, "new": "new\n", "b": "b\n" * 20})  # a stale `b`: it undoes move_main
     git(repo, "add", "-A")
     evil = git(repo, "commit-tree", git(repo, "write-tree"), "-p", base, "-m", "squash of a stale tree")
-    with open_repository(str(repo)).git() as hardened, pytest.raises(PathConservation) as raised:
-        _conserve(hardened, base, evil, [fork], head)
+    with open_repository(str(repo)).git() as hardened, pytest.raises(_Strange) as raised:
+        _conserve(hardened, base, _paths(hardened, base, evil), [fork], head)
     assert raised.value.paths == ["b"]
 
 
@@ -332,12 +333,12 @@ def test_a_pinned_candidate_survives_gc(repo: Path) -> None:
     given = candidate(repo, head)
     made = tip(repo, given)
     with open_repository(str(repo)).git() as hardened:
-        pin(hardened, given.op, made)
-        pin(hardened, given.op, made)
+        pin_chains(hardened, MAIN, [made])
+        pin_chains(hardened, MAIN, [made])
         git(repo, "gc", "-q", "--prune=now")
         assert git(repo, "cat-file", "-t", made) == "commit"
-        unpin(hardened, given.op)
-        unpin(hardened, given.op)
+        pin_chains(hardened, MAIN, [])
+        pin_chains(hardened, MAIN, [])
     git(repo, "reflog", "expire", "--expire=now", "--all")
     git(repo, "gc", "-q", "--prune=now")
     assert run_git(repo, "cat-file", "-t", made, check=False).returncode != 0

@@ -10,13 +10,15 @@ from typing import get_args
 
 import pytest
 
-from activities.git.candidate import build, op_id, pin, repository_id, unpin
+from activities.contracts import Landed
+from activities.git.candidate import build, op_id, repository_id, unpin
+from activities.git.chain import pin_chains
 from activities.git.checkout import Move
-from activities.git.landing import land
-from activities.git.repository import Repository, open_repository
+from activities.git.landing import base_of, follow, land
+from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import GitError
 from activities.settings import Strategy
-from tests.git.landings import MAIN, candidate, contents, land_it, work
+from tests.git.landings import MAIN, candidate, chained, contents, land_it, landing, work
 from tests.git.repos import Canary, commit, git, make_repo, run_git, write
 
 FILES = {"a": "a\n" * 20, "both": "x\n", "gone": "gone\n", "mine": "mine\n"}
@@ -58,7 +60,7 @@ def build_all(repository: Repository, prepared: Prepared) -> None:
                 built = build(hardened, given, prepared.base)
                 assert built.kind == ("stale" if strategy == "ff-only" else kind)
                 if built.tip:
-                    pin(hardened, given.op, built.tip)
+                    pin_chains(hardened, MAIN, [built.tip])
                     unpin(hardened, given.op)
 
 
@@ -100,12 +102,65 @@ def test_landing(poisoned: Prepared, canary: Canary, tmp_path: Path, monkeypatch
     assert land_it(repo, folder, given).kind == "landed"
     assert (repo / "new/file").read_text() == "new\n"
     with repository.git() as hardened:
-        built = build(hardened, candidate(repo, poisoned.head, task="other"), poisoned.base)
+        other = candidate(repo, poisoned.head, task="other")
+        built = build(hardened, other, poisoned.base)
     assert built.tip
-    assert land(repository, candidate(repo, poisoned.head, task="other"), poisoned.base, built.tip, folder).kind == (
-        "lost_race"
-    )
+    assert land(repository, landing(other, poisoned.base, built.tip), folder).kind == "lost_race"
     assert canary.fired() == set()
+
+
+@pytest.mark.parametrize("checkout", ["hold", "park", "bare"])
+def test_chains(poisoned: Prepared, canary: Canary, tmp_path: Path, checkout: str) -> None:
+    """Built, pinned, landed where it can be, and followed."""
+    repo, folder = poisoned.repo, tmp_path / "home"
+    repository = open_repository(str(repo))
+    given = [candidate(repo, head, task=head) for head in (poisoned.head, poisoned.clash)]
+    base = base_of(repository, MAIN, checkout, "")
+    made = chained(repo, given)
+    assert made.stopped
+    assert made.stopped.kind == "conflict"
+    tip = made.steps[-1].sha
+    with repository.git() as hardened:
+        pin_chains(hardened, MAIN, [tip])
+    write(repo, {"a": "mine\n"})
+    landed = land(repository, landing(given[:1], base, tip, checkout=checkout), folder)
+    assert (landed.kind, bool(landed.behind)) == (("blocked", False) if checkout == "hold" else ("landed", True))
+    write(repo, {"a": "a\n" * 19 + "A\n"})
+    assert follow(repository, MAIN, tip, checkout, folder) == ""
+    assert repository.tip(MAIN) == tip
+    assert canary.fired() == set()
+
+
+def test_a_remote(poisoned: Prepared, canary: Canary, tmp_path: Path) -> None:
+    """Fetched from and pushed to where its address says, whatever else the repository's configuration wants."""
+    repo, bare, folder = poisoned.repo, tmp_path / "bare.git", tmp_path / "home"
+    run_git(tmp_path, "clone", "-q", "--bare", str(repo), str(bare))
+    repository = open_repository(str(repo))
+    evil = f"ext::{canary.script('ext')} "
+    with (repo / ".git/config").open("a") as config:
+        config.write(
+            f'[remote "origin"]\nurl = file://{bare}\nreceivepack = touch {canary.sang}/receivepack; git-receive-pack\n'
+            f"uploadpack = touch {canary.sang}/uploadpack; git-upload-pack\n"
+            f'[url "{evil}"]\ninsteadOf = file://\npushInsteadOf = file://\n'
+            f'[remote "evil"]\nurl = file://{bare}\npushurl = "{evil}"\n[protocol]\nallow = always\n'
+        )
+    base = base_of(repository, MAIN, "hold", "origin")
+    given = candidate(repo, poisoned.head)
+    tip = chained(repo, [given]).steps[-1].sha
+    with pytest.raises(RepositoryProblem, match="'evil' is no https"):
+        land(repository, landing(given, base, tip, push="evil"), folder)
+    assert land(repository, landing(given, base, tip, push="origin"), folder) == Landed(kind="landed", sha=tip)
+    assert git(bare, "for-each-ref", "--format=%(objectname)") == tip
+    other = candidate(repo, poisoned.head, task="other")
+    with repository.git() as hardened:
+        built = build(hardened, other, base)
+    assert built.tip
+    assert land(repository, landing(other, base, built.tip, push="origin"), folder).kind == "lost_race"
+    assert canary.fired() == set()
+    for command in ("fetch", "push"):  # else its silence would prove nothing
+        done = run_git(repo, command, "origin", "main", check=False)
+        assert "ext" in canary.fired(), done.stderr
+        (canary.sang / "ext").unlink()
 
 
 def test_a_filter_for_every_file(poisoned: Prepared, canary: Canary, tmp_path: Path) -> None:

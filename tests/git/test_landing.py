@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from activities.contracts import Landed
-from activities.git.candidate import CANDIDATES
 from activities.git.checkout import Move
 from activities.git.landing import NotAFastForward, land
 from activities.git.repository import Repository, RepositoryProblem, open_repository
@@ -25,6 +24,7 @@ from tests.git.landings import (
     is_clean,
     land_it,
     landed_ops,
+    landing,
     left_in,
     one_task,
     state,
@@ -53,12 +53,12 @@ def test_it_lands_and_a_second_run_finds_it_landed(repo: Path, repository: Repos
     dirty(repo)
     base, tip = tip_of(repository, given)
     for _ in range(2):
-        assert land(repository, given, base, tip, folder) == Landed(kind="landed", sha=tip)
+        assert land(repository, landing(given, base, tip), folder) == Landed(kind="landed", sha=tip)
         is_clean(repo)
         assert os.listdir(folder) == ["landing.lock"]  # noqa: PTH208
     assert git(repo, "log", "-1", "-g", "--format=%gs", "main") == f"mergewright: land {given.op} Do it"
     later = commit(repo, {"later": "x\n"})
-    assert land(repository, given, base, tip, folder) == Landed(kind="landed", sha=later)
+    assert land(repository, landing(given, base, tip), folder) == Landed(kind="landed", sha=later)
 
 
 def test_the_race_is_lost(repo: Path, repository: Repository, folder: Path) -> None:
@@ -67,9 +67,9 @@ def test_the_race_is_lost(repo: Path, repository: Repository, folder: Path) -> N
     dirty(repo)
     now = commit(repo, {"later": "x\n"})
     before = state(repo)
-    assert land(repository, given, base, tip, folder) == Landed(kind="lost_race", sha=now)
+    assert land(repository, landing(given, base, tip), folder) == Landed(kind="lost_race", sha=now)
     assert state(repo) == before
-    assert git(repo, "for-each-ref", CANDIDATES) != ""  # it may still land
+    assert git(repo, "for-each-ref", "refs/mergewright/chain") != ""  # it may still land
 
 
 def test_a_branch_moved_behind_our_back(
@@ -88,7 +88,7 @@ def test_a_branch_moved_behind_our_back(
         git(repo, "update-ref", MAIN, pushed)
 
     monkeypatch.setattr(Move, "bring", bring_and_push)
-    assert land(repository, given, base, tip, folder) == Landed(kind="lost_race", sha=pushed)
+    assert land(repository, landing(given, base, tip), folder) == Landed(kind="lost_race", sha=pushed)
     assert contents(repo) == before
     assert left_in(repo) == []
     assert git(repo, "status", "--porcelain", "-uall", "--ignored") == STATUS
@@ -109,9 +109,9 @@ def test_a_checkout_that_appears_meanwhile(
 
     with monkeypatch.context() as patch:
         patch.setattr(Move, "bring", bring_and_add)
-        assert land(repository, given, base, tip, folder).kind == "blocked"
+        assert land(repository, landing(given, base, tip), folder).kind == "blocked"
     assert contents(repo) == before
-    assert land(repository, given, base, tip, folder).kind == "landed"
+    assert land(repository, landing(given, base, tip), folder).kind == "landed"
     assert git(linked, "status", "--porcelain") == ""
     is_clean(repo)
 
@@ -120,7 +120,7 @@ def test_no_landing_takes_commits_off(repo: Path, repository: Repository, folder
     given = one_task(repo)
     evil = git(repo, "commit-tree", "main^{tree}", "-m", "a history of its own")
     with pytest.raises(NotAFastForward):
-        land(repository, given, repository.tip(MAIN), evil, folder)
+        land(repository, landing(given, repository.tip(MAIN), evil), folder)
     assert not (folder / "landing.json").exists()
 
 
@@ -130,7 +130,7 @@ def test_a_deleted_target(repo: Path, repository: Repository, folder: Path) -> N
     git(repo, "checkout", "-q", "--detach")
     git(repo, "branch", "-q", "-D", "main")
     with pytest.raises(RepositoryProblem, match="main"):
-        land(repository, given, base, tip, folder)
+        land(repository, landing(given, base, tip), folder)
 
 
 def test_a_lock_of_another_git(repo: Path, repository: Repository, folder: Path) -> None:
@@ -140,13 +140,13 @@ def test_a_lock_of_another_git(repo: Path, repository: Repository, folder: Path)
     before = contents(repo)
     lock = repo / ".git/refs/heads/main.lock"
     lock.touch()
-    landed = land(repository, given, base, tip, folder)
+    landed = land(repository, landing(given, base, tip), folder)
     assert (landed.kind, landed.in_the_way) == ("blocked", [str(lock)])
     assert contents(repo) == before
     assert lock.exists()
     assert not (folder / "landing.json").exists()
     lock.unlink()
-    assert land(repository, given, base, tip, folder).kind == "landed"
+    assert land(repository, landing(given, base, tip), folder).kind == "landed"
     is_clean(repo)
 
 
@@ -203,13 +203,13 @@ def test_a_file_that_cannot_be_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(Move, "bring", bring)
-        landed = land(repository, given, base, tip, folder)
+        landed = land(repository, landing(given, base, tip), folder)
     assert (landed.kind, landed.sha, landed.in_the_way) == ("blocked", base, [])
     assert "read-tree" in landed.reason
     assert (contents(repo), (repo / ".git/index").read_bytes()) == before
     assert left_in(repo) == []
     assert not (folder / "landing.json").exists()
-    assert land(repository, given, base, tip, folder).kind == "landed"
+    assert land(repository, landing(given, base, tip), folder).kind == "landed"
     is_clean(repo)
 
 
@@ -219,9 +219,9 @@ def test_a_full_disk_on_the_way_there_and_back(repo: Path, repository: Repositor
     base, tip = tip_of(repository, given)
     dirty(repo)
     with small_files_only(), pytest.raises(GitError):
-        land(repository, given, base, tip, folder)
+        land(repository, landing(given, base, tip), folder)
     assert repository.tip(MAIN) == base
-    assert land(repository, given, base, tip, folder).kind == "landed"
+    assert land(repository, landing(given, base, tip), folder).kind == "landed"
     is_clean(repo)
 
 
@@ -229,10 +229,10 @@ def test_landings_of_several_workers(repo: Path, repository: Repository, folder:
     """Zombies and duplicates: of candidates on the same base one lands, the same one twice lands once."""
     given = [one_task(repo, f"task-{number}") for number in range(4)]
     dirty(repo)
-    tips = [(one, *tip_of(repository, one)) for one in given] * 2
+    tips = [landing(one, *tip_of(repository, one)) for one in given] * 2
     results: list[Landed] = []
     threads = [
-        threading.Thread(target=lambda one=one: results.append(land(repository, *one, folder)))  # type: ignore[misc]
+        threading.Thread(target=lambda one=one: results.append(land(repository, one, folder)))  # type: ignore[misc]
         for one in tips
     ]
     for thread in threads:

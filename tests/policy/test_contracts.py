@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -11,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import activities.contracts
 import workflows.contracts
-from activities.contracts import TurnCaps, TurnInput, TurnResult, Usage, quota_id
+from activities.contracts import Evidence, LandRequest, TurnCaps, TurnInput, TurnResult, Usage, quota_id
 from activities.settings import (
     TAIL,
     Agent,
@@ -20,6 +23,7 @@ from activities.settings import (
     GateSpec,
     Limits,
     Model,
+    QueueSettings,
     TaskInput,
     TaskSettings,
     explain,
@@ -27,7 +31,10 @@ from activities.settings import (
 )
 from workflows.contracts import (
     BlockedReason,
+    Code,
     CostLine,
+    LandResult,
+    LandStatus,
     LeaseNote,
     MergeAnswer,
     Outcome,
@@ -38,6 +45,7 @@ from workflows.contracts import (
     TaskStatus,
     TurnRecord,
 )
+from workflows.policy.speculation import Odds
 
 LEAST: dict[str, Any] = {"repo": "/src/app", "title": "Fix login redirect"}
 SECRET = "hunter2-hunter2"
@@ -96,7 +104,7 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
             "max_limit_wait_minutes": 10,
             "max_cost_usd_per_day": None,
         },
-        "delivery": {"kind": "merge", "strategy": "merge"},
+        "delivery": {"kind": "merge", "strategy": "merge", "priority": 0, "after": []},
         "on_blocked": "wait",
         "plan_timeout_hours": 48,
     }
@@ -162,6 +170,22 @@ def test_the_status_has_the_results_figures_so_far() -> None:
     assert {"usage", "costs", "warnings", "agent", "run_folder"} <= fields(TaskStatus)
 
 
+def test_a_landing_has_the_documented_fields() -> None:
+    assert fields(LandRequest) == {
+        *("repo", "branch", "target", "title", "strategy", "gates", "priority", "after"),
+    }
+    assert fields(LandResult) == {"outcome", "sha", "code", "reason", "evidence"}
+    assert fields(QueueSettings) == {
+        *("gate_slots", "strict_each", "checkout", "push", "protected", "precheck"),
+    }
+
+
+def test_the_readmes_example_of_a_queue_has_every_setting() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [example] = re.findall(r"```toml\n(\[queue\]\n.+?)```", readme, re.DOTALL)
+    assert QueueSettings.model_validate(tomllib.loads(example)["queue"]).model_fields_set == fields(QueueSettings)
+
+
 def test_a_turns_record_and_a_line_of_the_costs_have_the_documented_fields() -> None:
     assert fields(TurnRecord) == {
         *("turn", "role", "agent", "runtime", "model", "account", "end", "usage", "seconds", "attempts", "ended")
@@ -176,6 +200,8 @@ def test_a_turns_record_and_a_line_of_the_costs_have_the_documented_fields() -> 
         TaskStatus(task_id="task-42", title="Fix login", stage=Stage.PREPARE),
         MergeAnswer(op="a", kind="landed"),
         QueueState(repo="/src/app", target="refs/heads/main"),
+        LandResult(outcome="merged"),
+        LandStatus(task_id="land-1"),
         LeaseNote(quota="anthropic/default", lease="a", text="a free slot"),
         TurnCaps(),
         TurnResult(end="done"),
@@ -183,8 +209,9 @@ def test_a_turns_record_and_a_line_of_the_costs_have_the_documented_fields() -> 
     ids=lambda begun: type(begun).__name__,
 )
 def test_what_was_not_said_is_nothing(begun: Model) -> None:
+    nothing = (Seconds(), Usage(), Evidence(), Odds(), "open")
     unsaid = {name: value for name, value in begun if name not in begun.model_fields_set}
-    assert {name for name, value in unsaid.items() if value and value not in (Seconds(), Usage())} == set()
+    assert {name for name, value in unsaid.items() if value and value not in nothing} == set()
     assert not any(Seconds().model_dump().values())
     assert not any(Usage().model_dump().values())
 
@@ -197,7 +224,12 @@ def test_what_users_filter_by_is_called_as_documented() -> None:
     assert [reason.value for reason in BlockedReason] == [
         *("stuck", "needs follow-up", "gates red", "review rounds used up", "no reviewer gave a verdict"),
         *("merge attempts used up", "login missing", "the model will not do it", "agent failed"),
-        *("gates cannot pass on this machine", "budget used up", "plan not approved in time", "our own trouble"),
+        *("gates cannot pass on this machine", "budget used up", "plan not approved in time"),
+        *("needs a person's leave to land", "the remote does not take it", "our own trouble"),
+    ]
+    assert [code.value for code in Code] == [
+        *("CONFLICT", "GATE_RED", "SEMANTIC_CONFLICT", "GATE_INFRA", "MAIN_RED", "CAS_LOST", "HEAD_MOVED"),
+        *("CHECKOUT_BLOCKED", "POLICY", "PUSH_REJECTED", "NOOP"),
     ]
 
 
@@ -363,6 +395,7 @@ NUMBERS = (
         *[({"limits": {field: float("nan")}}, f"limits.{field}") for field in NUMBERS],
         ({"delivery": {"kind": "pull-request"}}, "delivery.kind"),
         ({"delivery": {"strategy": "octopus"}}, "delivery.strategy"),
+        ({"delivery": {"priority": 1001}}, "delivery.priority"),
         ({"on_blocked": "panic"}, "on_blocked"),
         ({"interactive": "perhaps"}, "interactive"),
         ({"plan_timeout_hours": 0}, "plan_timeout_hours"),

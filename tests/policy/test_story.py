@@ -10,21 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt  # comes with rich
 
-from activities.contracts import QuotaConfig, Usage
-from tests.policy.test_queue import candidate
+from activities.contracts import Evidence, QuotaConfig, Usage
 from workflows.contracts import (
     Blocked,
     BlockedReason,
+    Code,
+    LandResult,
+    LandStatus,
     Lease,
     LeaseRequest,
-    QueueEntry,
+    MergeAnswer,
+    QueuePlace,
     QueueStatus,
+    QueueTest,
     QuotaState,
     Stage,
     TaskStatus,
     TurnRecord,
 )
-from workflows.story import queue_story, quota_story, task_story
+from workflows.story import land_story, queue_story, quota_story, task_story
 
 MARKDOWN = MarkdownIt("commonmark")
 NASTY = [
@@ -32,6 +36,9 @@ NASTY = [
     "<b>x</b>", "<script>", "a\n---", "a\n===", "~~~", "~~~~~", "a\n~~~\n# b", "~~\x0b~", "```\n# b", "| a | b |",
     "a|b", "- x", "1. x", "\\", "\\*b*", "&lt;", "> q", "    code", "\u2028# b", "{{ x }}", "Ünï€",
 ]  # fmt: skip
+
+NOON = 20_000.5 * 86_400
+"""Of the 4th of October 2024."""
 
 foreign = st.sampled_from(NASTY) | st.text(max_size=30).map(lambda text: text.replace("\r", ""))
 
@@ -47,8 +54,13 @@ def record(turn: int, **more: Any) -> TurnRecord:
 
 
 def queue_status(**more: Any) -> QueueStatus:
-    fixed: dict[str, Any] = {"repo": "/src/app", "target": "refs/heads/main", "paused": False, "entries": []}
-    return QueueStatus(**(fixed | {"landed": 3, "ejected": 1, "last": []} | more))
+    fixed: dict[str, Any] = {"repo": "/src/app", "target": "refs/heads/main", "p": 0.05, "slots": 4}
+    return QueueStatus(**(fixed | {"landed": 3, "ejected": 1, "gate_seconds": 12.34} | more))
+
+
+def place(name: str, **more: Any) -> QueuePlace:
+    fixed: dict[str, Any] = {"op": name, "task_id": f"task-{name}", "title": "Fix login", "state": "waiting"}
+    return QueuePlace(**(fixed | {"since": NOON} | more))
 
 
 def shape(story: str) -> list[str]:
@@ -222,38 +234,108 @@ def test_the_name_of_a_model_is_no_markup() -> None:
 
 
 def test_an_empty_queue() -> None:
-    assert queue_story(queue_status()) == "### Merge queue of main\n\n`/src/app` · 3 landed · 1 sent back\n\nEmpty."
+    assert queue_story(queue_status()) == (
+        "### Merge queue of main\n\n`/src/app` · 4 slots · p̂ 5.0% · gates take 12.3 s · 3 landed · 1 sent back"
+        "\n\n#### Places\n\nEmpty."
+    )
 
 
-def test_a_paused_queue_says_so() -> None:
-    assert "`/src/app` · **paused** · 3 landed" in queue_story(queue_status(paused=True))
-    assert "paused" not in queue_story(queue_status())
+WHOLE_QUEUE = """\
+### Merge queue of main
+
+`/src/app` at `0123456789ab` · **frozen** · 4 slots · p̂ 5.0% · gates take 12.3 s · 3 landed · 1 sent back
+
+~~~
+main is red since task-9
+~~~
+
+Behind: app.py is in the way in /src/app
+
+Flaky: unit (2)
+
+#### Tests
+
+- `aaaaaaaaaaaa` since 12:00:05 UTC: `task-a`, `task-b`
+- `bbbbbbbbbbbb` since 12:00:06 UTC: the target itself, confirming red
+
+#### Places
+
+1. `task-a` Fix login: **held** app.py is in the way (since 12:00:00 UTC, priority 5, expected 12:01:00 UTC)
+2. `task-b` Fix login: **testing** (since 12:00:00 UTC)
+
+#### Last
+
+- `task-d` **CONFLICT** conflict in app.py
+- `task-c` landed as `cccccccccccc`"""
 
 
-def test_who_waits_in_what_order_and_why() -> None:
-    entries = [
-        QueueEntry(candidate=candidate("a", title="Fix login"), state="held", reason="app.py is in the way"),
-        QueueEntry(candidate=candidate("b", title="Add logout")),
-    ]
-    lines = queue_story(queue_status(entries=entries)).splitlines()
-    assert lines[-2] == "1. `task-a` Fix login: **held** app.py is in the way"
-    assert lines[-1].strip() == "2. `task-b` Add logout: **waiting**"
+def test_the_whole_queue_the_newest_answer_first() -> None:
+    found = queue_status(
+        base="0123456789abcdef",
+        mode="frozen",
+        mode_reason="main is red since task-9",
+        behind="app.py is in the way in /src/app",
+        flaky={"unit": 2},
+        tests=[
+            QueueTest(tasks=["task-a", "task-b"], tip="a" * 40, since=NOON + 5),
+            QueueTest(tasks=[], tip="b" * 40, since=NOON + 6, confirming=True),
+        ],
+        places=[
+            place("a", state="held", why="app.py is in the way", priority=5, expected=NOON + 60),
+            place("b", state="testing"),
+        ],
+        last=[
+            MergeAnswer(op="c", task_id="task-c", kind="landed", sha="c" * 40),
+            MergeAnswer(op="d", task_id="task-d", kind="conflict", code=Code.CONFLICT, reason="conflict in app.py"),
+        ],
+    )
+    assert queue_story(found) == WHOLE_QUEUE
+
+
+def test_a_queue_that_is_open_does_not_say_so() -> None:
+    assert "**" not in queue_story(queue_status())
+
+
+def test_a_thousand_places_make_no_long_story() -> None:
+    """Temporal takes 20,000 characters."""
+    story = queue_story(queue_status(places=[place(str(n), title="*" * 500, why="#" * 500) for n in range(1000)]))
+    assert len(story) < 20_000
+    assert "And 960 more." in story
 
 
 @given(foreign, foreign)
 def test_no_text_of_others_changes_the_queues_story(title: str, reason: str) -> None:
     def story(title: str, reason: str) -> str:
-        entries = [QueueEntry(candidate=candidate(op, title=title), state="held", reason=reason) for op in "ab"]
-        return queue_story(queue_status(entries=entries))
+        answers = [MergeAnswer(op="c", kind="gate_red", code=Code.GATE_RED, reason=reason)]
+        places = [place(op, title=title, state="held", why=reason) for op in "ab"]
+        return queue_story(queue_status(mode="frozen", mode_reason=reason, behind=reason, places=places, last=answers))
 
-    assert shape(story(f"t {title}", reason)) == shape(story("t", "r"))
+    assert shape(story(f"t {title}", f"r {reason}")) == shape(story("t", "r"))
+
+
+# --- a landing's story -------------------------------------------------------------------------------
+
+
+def test_a_landing_says_what_it_waits_for_and_how_it_ended() -> None:
+    status = LandStatus(task_id="land-1", branch="feature", queue="merge-queue/app/main", op="ab", waiting_for="x")
+    assert land_story(status) == (
+        "### Land feature\n\n**merge queue**\n\nWaits for x\n\nIn `merge-queue/app/main` as `ab`"
+    )
+    landed = LandStatus(task_id="land-1", branch="feature", result=LandResult(outcome="merged", sha="a" * 40))
+    assert land_story(landed) == "### Land feature\n\n**merged** as `aaaaaaaaaaaa`"
+
+
+def test_a_landing_that_was_sent_back_says_why() -> None:
+    result = LandResult(outcome="sent-back", code=Code.CONFLICT, evidence=Evidence(files=["~~~ `a`.py"]))
+    story = land_story(LandStatus(task_id="land-1", branch="*f*", result=result))
+    [told] = code(story)
+    assert told.startswith("CONFLICT: it does not merge")
+    assert "files: ~ ~ ~ `a`.py" in told
 
 
 # --- a quota's story ---------------------------------------------------------------------------------
 
 QUOTA = "quota/anthropic/default"
-NOON = 20_000.5 * 86_400
-"""Of the 4th of October 2024."""
 
 
 def quota(**more: Any) -> QuotaState:

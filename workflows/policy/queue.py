@@ -1,11 +1,11 @@
-"""The merge queue's rules.
+"""The merge queue's rules for those who wait. Which of them are tested together is in `speculation`, in what order
+they stand in `order`.
 
-* Strictly one at a time, first come first served among those that may go.
 * A candidate whose landing would touch files that the user has changed in a checkout of the target is *held*: it is
-  tried again after 2 s, 4 s ... at most 60 s. All that is not held goes first, for each try costs a run of the gates;
-  after five minutes without a try it has its turn all the same. Nothing of the user's is touched.
-* Red gates eject after one confirming run of the same commit.
-* A lost race (somebody pushed to the target) goes back to the front and costs nothing.
+  tried again after 2 s, 4 s ... at most 60 s, behind all that is not held; after five minutes it has its place all the
+  same. Nothing of the user's is touched.
+* What changes protected paths waits for an operator's `allow`.
+* What depends on another task waits until that one has landed, or is ahead of it in the queue.
 * Every candidate gets exactly one answer. Sent again after it landed, it gets that answer again; sent again after
   anything else, it is a new try.
 """
@@ -14,47 +14,110 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workflows.contracts import MergeAnswer, QueueEntry
+from activities.contracts import QueueEntry
+from activities.settings import tail
+from workflows.contracts import MergeAnswer, QueueState
+from workflows.policy.order import Waiting, ordered
 
 CONFIRMING_RUNS = 1
 HOLD_SECONDS = 2.0
 MAX_HOLD_SECONDS = 60.0
 OVERDUE_SECONDS = 300.0
 REMEMBERED = 200
+REMEMBERED_TAIL = 500
+"""Characters of a red gate's output."""
+MAX_FOLLOW_SECONDS = 600.0
 
 
-def next_entry(entries: Sequence[QueueEntry], now: float) -> QueueEntry | None:
-    """The first candidate that may go at `now` (seconds since the epoch)."""
-    ready = [entry for entry in entries if entry.not_before <= now]
-    fresh = [entry for entry in ready if entry.holds == 0 or entry.not_before + OVERDUE_SECONDS <= now]
-    return next(iter(fresh or ready), None)
+def why_not(entry: QueueEntry, state: QueueState, now: float) -> str:
+    """Why it must not go yet; empty: it may. Dependencies are looked at in `going`."""
+    if state.mode == "draining" and entry.number > state.mode_since:
+        return "the queue is being drained: it goes when the queue is resumed"
+    if state.mode == "frozen" and entry.number <= state.mode_since:
+        return f"the queue is frozen: {state.mode_reason}"
+    if entry.protected and not entry.allowed:
+        return f"leave to change {', '.join(entry.protected[:10])}: `allow` it, or `cancel` it"
+    if entry.not_before > now:
+        return entry.why
+    return ""
 
 
-def wake_at(entries: Sequence[QueueEntry]) -> float | None:
-    """When the next candidate may go, in seconds since the epoch; None: the queue is empty."""
-    return min((entry.not_before for entry in entries), default=None)
+def going(state: QueueState, now: float, settled: Sequence[str]) -> tuple[list[QueueEntry], dict[str, str]]:
+    """Those that may go, in order, and why the others wait. `settled`: see `order.ordered`."""
+    waits = {entry.op: why for entry in state.entries if (why := why_not(entry, state, now))}
+    by_task = {entry.task_id: entry for entry in state.entries}
+    while True:
+        new = {
+            entry.op: f"task {task} to land first"
+            for entry in state.entries
+            if entry.op not in waits
+            for task in entry.after
+            if task not in by_task or by_task[task].op in waits
+        }
+        if not new:
+            break
+        waits |= new
+    free = [entry for entry in state.entries if entry.op not in waits]
+    known = {entry.op: entry for entry in free}
+    order = [known[op] for op in ordered([_waiting(entry, by_task) for entry in free], now, settled)]
+    late: list[QueueEntry] = []
+    for entry in order:  # those that follow a held one come after it, wherever it goes
+        tried = entry.holds and entry.not_before + OVERDUE_SECONDS > now
+        if tried or not {other.task_id for other in late}.isdisjoint(entry.after):
+            late.append(entry)
+    return [*(entry for entry in order if entry not in late), *late], waits
+
+
+def _waiting(entry: QueueEntry, by_task: dict[str, QueueEntry]) -> Waiting:
+    after = frozenset(by_task[task].op for task in entry.after if task in by_task and task != entry.task_id)
+    return Waiting(entry.op, entry.number, entry.priority, entry.since, entry.overlaps, after)
+
+
+def wake_at(entries: Sequence[QueueEntry], now: float) -> float | None:
+    """When a held one may go, in seconds since the epoch."""
+    return min((entry.not_before for entry in entries if entry.not_before > now), default=None)
 
 
 def held(entry: QueueEntry, reason: str, now: float) -> QueueEntry:
     pause = min(HOLD_SECONDS * 2.0 ** min(entry.holds, 10), MAX_HOLD_SECONDS)
-    return entry.model_copy(
-        update={"state": "held", "reason": reason, "holds": entry.holds + 1, "not_before": now + pause}
-    )
-
-
-def submitted(entries: Sequence[QueueEntry], entry: QueueEntry) -> list[QueueEntry]:
-    """With one more candidate; the same one twice is one."""
-    known = any(other.candidate.op == entry.candidate.op for other in entries)
-    return [*entries] if known else [*entries, entry]
+    return entry.model_copy(update={"why": reason, "holds": entry.holds + 1, "not_before": now + pause})
 
 
 def replaced(entries: Sequence[QueueEntry], entry: QueueEntry) -> list[QueueEntry]:
-    return [entry if other.candidate.op == entry.candidate.op else other for other in entries]
+    return [entry if other.op == entry.op else other for other in entries]
 
 
 def without(entries: Sequence[QueueEntry], op: str) -> list[QueueEntry]:
-    return [entry for entry in entries if entry.candidate.op != op]
+    return [entry for entry in entries if entry.op != op]
+
+
+def after_landing(entries: Sequence[QueueEntry], task: str) -> list[QueueEntry]:
+    """Nobody waits for it any more."""
+    return [
+        entry.model_copy(update={"after": [other for other in entry.after if other != task]})
+        if task in entry.after
+        else entry
+        for entry in entries
+    ]
 
 
 def remember(recent: Sequence[MergeAnswer], answer: MergeAnswer) -> list[MergeAnswer]:
-    return [*(old for old in recent if old.op != answer.op), answer][-REMEMBERED:]
+    """All that are remembered travel with the queue, so each is short."""
+    evidence = answer.evidence
+    short = evidence.model_copy(
+        update={
+            "files": evidence.files[:10],
+            "messages": evidence.messages[:5],
+            "landed_by": evidence.landed_by[:10],
+            "gates": [
+                gate.model_copy(update={"tail": tail(gate.tail, REMEMBERED_TAIL)}) for gate in evidence.gates[:5]
+            ],
+        }
+    )
+    kept = answer.model_copy(update={"conflict": None, "gates": [], "evidence": short})
+    return [*(old for old in recent if old.op != answer.op), kept][-REMEMBERED:]
+
+
+def find(entries: Sequence[QueueEntry], name: str) -> QueueEntry | None:
+    """By its op, or by its task."""
+    return next((entry for entry in entries if name in (entry.op, entry.task_id)), None)

@@ -1,0 +1,208 @@
+"""The merge queue with branches of people: chains, blame, freezes, protected paths, dirty checkouts, operators."""
+
+from __future__ import annotations
+
+import pytest
+from temporalio.client import WorkflowUpdateFailedError
+
+from tests.git.repos import commit, git, write
+from tests.kit import Kit
+from tests.queue_kit import Queue, ended, on_main
+from workflows.contracts import Code, Priority
+
+
+async def test_those_that_pass_together_land_together(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("sleep 0.3; ! ls bad* 2>/dev/null", gate_slots=2)
+    names = [f"b{number}" for number in range(8)]
+    for name in names:
+        queue.branch(name, {f"{name}.txt": "x\n"})
+    async with kit.worker():
+        await queue.open("paused")
+        landings = [await queue.send(name) for name in names]
+        arrived = [place.task_id for place in (await queue.gathered(*names)).places]
+        await queue.handle.execute_update("resume")
+        results = await ended(*landings)
+        status = await queue.status()
+    assert [result.outcome for result in results] == ["merged"] * 8
+    assert {f"{name}.txt" for name in names} <= on_main(kit.repo)
+    assert kit.trailers("Task-Id")[::-1] == arrived
+    assert queue.runs() <= 4
+    moves = git(kit.repo, "reflog", "show", "main").splitlines()
+    assert len(moves) - 2 <= 4  # all but "first" and "settings"
+    assert (status.landed, status.ejected, status.places) == (8, 0, [])
+    assert git(kit.repo, "status", "--porcelain") == ""  # the checkout came along
+    assert kit.refs() == []
+    assert not list(kit.home.root.glob("repositories/*/candidates/*"))
+
+
+async def test_the_bad_one_is_found_and_nobody_else_pays(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("sleep 0.2; ! ls bad* 2>/dev/null", gate_slots=2)
+    names = ["b0", "b1", "bad", "b3", "b4"]
+    for name in names:
+        queue.branch(name, {f"{name}.txt": "x\n"})
+    async with kit.worker():
+        await queue.open("paused")
+        landings = [await queue.send(name) for name in names]
+        await queue.gathered(*names)
+        await queue.handle.execute_update("resume")
+        results = dict(zip(names, await ended(*landings), strict=True))
+    bad = results.pop("bad")
+    assert {result.outcome for result in results.values()} == {"merged"}
+    assert (bad.outcome, bad.code) == ("sent-back", Code.GATE_RED)
+    assert (bad.evidence.runs, bad.evidence.fails_alone) == (2, True)
+    assert "bad.txt" in bad.evidence.gates[0].tail
+    assert "bad.txt" not in on_main(kit.repo)
+    assert kit.refs() == []
+
+
+async def test_no_tree_is_tested_twice(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true")
+    queue.branch("one", {"a.txt": "x\n"})
+    queue.branch("same", {"a.txt": "x\n", "b.txt": "x\n"})
+    async with kit.worker():
+        assert (await ended(await queue.send("one")))[0].outcome == "merged"
+        before = queue.runs()
+        git(kit.repo, "reset", "-q", "--hard", "HEAD^")
+        assert (await ended(await queue.send("one", title="once more")))[0].outcome == "merged"
+    assert (before, queue.runs()) == (1, 1)
+
+
+async def test_a_conflict_says_who_was_there_first(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true")
+    for name in ("first", "second"):
+        queue.branch(name, {"app.py": f"VALUE = '{name}'\n"})
+    async with kit.worker():
+        await queue.open("paused")
+        landings = [await queue.send(name) for name in ("first", "second")]
+        await queue.gathered("first", "second")
+        await queue.handle.execute_update("resume")
+        first, second = sorted(await ended(*landings), key=lambda result: result.outcome)
+    assert (first.outcome, second.outcome, second.code) == ("merged", "sent-back", Code.CONFLICT)
+    assert second.evidence.files == ["app.py"]
+    assert second.evidence.landed_by == kit.trailers("Task-Id")
+    assert queue.runs() == 1
+
+
+async def test_a_red_target_blames_nobody_and_a_fix_lands(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("test -e good")
+    queue.branch("innocent", {"a.txt": "x\n"})
+    queue.branch("fix", {"good": "x\n"})
+    async with kit.worker():
+        innocent = await queue.send("innocent")
+        frozen = await queue.when(lambda now: now.mode == "frozen")
+        assert "MAIN_RED" in frozen.mode_reason
+        assert "pushed from outside" in frozen.mode_reason
+        assert frozen.places[0].why.startswith("the queue is frozen")
+        results = await ended(await queue.send("fix"), innocent)
+        status = await queue.status()
+    assert [result.outcome for result in results] == ["merged", "merged"]
+    assert (status.mode, status.ejected) == ("open", 0)
+
+
+async def test_a_flaky_gate_costs_nobody_his_place_and_is_remembered(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure(f"if test -e {kit.folder}/once; then true; else touch {kit.folder}/once; false; fi")
+    queue.branch("one", {"a.txt": "x\n"})
+    async with kit.worker():
+        assert (await ended(await queue.send("one")))[0].outcome == "merged"
+        status = await queue.status()
+    assert status.flaky == {"test": 1}
+
+
+async def test_protected_paths_wait_for_an_operator(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true", protected=["ci/"])
+    queue.branch("one", {"ci/run": "true\n"})
+    queue.branch("other", {"a.txt": "x\n"})
+    queue.branch("third", {"ci/other": "true\n"})
+    async with kit.worker():
+        one, third = await queue.send("one"), await queue.send("third")
+        assert (await ended(await queue.send("other")))[0].outcome == "merged"
+        status = await queue.gathered("one", "third")
+        assert {(place.state, "ci/" in place.why) for place in status.places} == {("approval", True)}
+        assert "ci/run" in await queue.handle.execute_update("allow", queue.task("one"))
+        assert (await ended(one))[0].outcome == "merged"
+        assert "taken out" in await queue.handle.execute_update("cancel", queue.task("third"))
+        assert (await ended(third))[0].outcome == "withdrawn"
+        with pytest.raises(WorkflowUpdateFailedError) as refused:
+            await queue.handle.execute_update("cancel", queue.task("third"))
+    assert "is not in the queue" in str(refused.value.cause)
+
+
+async def test_work_of_the_users_in_the_way_holds_only_what_touches_it(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true")
+    queue.branch("touches", {"app.py": "VALUE = 2\n"})
+    queue.branch("does-not", {"a.txt": "x\n"})
+    async with kit.worker():
+        write(kit.repo, {"app.py": "VALUE = 'in hand'\n"})
+        touches = await queue.send("touches")
+        held = await queue.when(lambda now: any(place.state == "held" for place in now.places))
+        assert "CHECKOUT_BLOCKED" in held.places[0].why
+        assert "app.py" in held.places[0].why
+        assert (await ended(await queue.send("does-not")))[0].outcome == "merged"
+        assert (kit.repo / "app.py").read_text() == "VALUE = 'in hand'\n"
+        git(kit.repo, "checkout", "-q", "--", "app.py")
+        await queue.handle.execute_update("retry_checkout")
+        assert (await ended(touches))[0].outcome == "merged"
+    assert (kit.repo / "app.py").read_text() == "VALUE = 2\n"
+    assert (kit.repo / "a.txt").exists()
+
+
+async def test_priority_and_dependencies(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true", strict_each=True, gate_slots=1)
+    for name in ("first", "needs-last", "last", "urgent"):
+        queue.branch(name, {f"{name}.txt": "x\n"})
+    async with kit.worker():
+        await queue.open("paused")
+        landings = [await queue.send("first")]
+        await queue.gathered("first")
+        landings.append(await queue.send("needs-last", after=[queue.task("last")]))
+        landings.append(await queue.send("urgent"))
+        await queue.gathered("needs-last", "urgent")
+        await queue.handle.execute_update("set_priority", Priority(task=queue.task("urgent"), priority=5))
+        await queue.handle.execute_update("resume")
+        waiting = await queue.when(lambda now: now.landed == 2)
+        assert waiting.places[0].why == f"task {queue.task('last')} to land first"
+        landings.append(await queue.send("last"))
+        assert {result.outcome for result in await ended(*landings)} == {"merged"}
+    order = [task.rpartition(".")[2] for task in kit.trailers("Task-Id")[::-1]]
+    assert order == ["urgent", "first", "last", "needs-last"]
+    assert queue.runs() == 4  # each by itself
+
+
+async def test_drained_newcomers_wait(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true")
+    queue.branch("inside", {"a.txt": "x\n"})
+    queue.branch("late", {"b.txt": "x\n"})
+    async with kit.worker():
+        await queue.open("paused")
+        inside = await queue.send("inside")
+        await queue.gathered("inside")
+        assert "draining" in await queue.handle.execute_update("drain")
+        late = await queue.send("late")
+        assert (await ended(inside))[0].outcome == "merged"
+        assert "drained" in (await queue.gathered("late")).places[0].why
+        await queue.handle.signal("resume")
+        assert (await ended(late))[0].outcome == "merged"
+
+
+async def test_a_push_from_outside_starts_the_chains_anew_and_costs_nobody_anything(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("test -e pushed || sleep 60")
+    queue.branch("one", {"a.txt": "x\n"})
+    async with kit.worker():
+        one = await queue.send("one")
+        await queue.when(lambda now: bool(now.tests) and queue.runs() == 1)
+        pushed = commit(kit.repo, {"pushed": "by a person\n"})
+        assert (await ended(one))[0].outcome == "merged"
+        status = await queue.status()
+    assert git(kit.repo, "rev-parse", "main^1") == pushed
+    assert (status.ejected, queue.runs()) == (0, 2)
