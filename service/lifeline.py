@@ -110,7 +110,8 @@ async def give_up_lost_activities(client: Client, home: Home) -> int:
 async def _give_up(client: Client, noted: Path) -> bool:
     handle = client.get_async_activity_handle(task_token=noted.read_bytes())
     try:
-        await handle.fail(ApplicationError("the worker died", type="WorkerLost"))
+        # The next worker is there already, or we would not be: there is nothing to wait for.
+        await handle.fail(ApplicationError("the worker died", type="WorkerLost", next_retry_delay=RETRY_SOON))
     except AsyncActivityCancelledError:
         await handle.report_cancellation()
     except RPCError as error:

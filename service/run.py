@@ -39,6 +39,9 @@ WORKFLOWS: list[type] = [TaskWorkflow, LandWorkflow, MergeQueueWorkflow, QuotaWo
 BUILD_ID = "mergewright-0.1.0"
 GRACE = timedelta(seconds=1)
 """For activities when the worker is told to stop: agents are ended and resumed by the next worker, so it is short."""
+STICKY = timedelta(seconds=2)
+"""How long a workflow waits for the worker that has it in memory. So long all of them stand still after one was killed;
+less, and a busy worker replays what it had at hand."""
 GIVE_UP_EVERY = 5.0
 SWEEP_EVERY = 30.0
 GIT_AT_ONCE = 16
@@ -71,6 +74,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             workflows=WORKFLOWS,
             activities=[prepare.prepare, prepare.open_quota, BranchActivities(site).submit_branch],
             workflow_runner=workflow_runner(),
+            sticky_queue_schedule_to_start_timeout=STICKY,
             max_concurrent_activities=GIT_AT_ONCE,
             **shared,
         ),

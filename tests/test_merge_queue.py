@@ -206,3 +206,68 @@ async def test_a_push_from_outside_starts_the_chains_anew_and_costs_nobody_anyth
         status = await queue.status()
     assert git(kit.repo, "rev-parse", "main^1") == pushed
     assert (status.ejected, queue.runs()) == (0, 2)
+
+
+async def test_a_remote_gets_it_first_and_somebody_who_pushed_there_meanwhile_costs_nobody_anything(kit: Kit) -> None:
+    queue = Queue(kit)
+    remote = kit.folder / "remote.git"
+    git(kit.folder, "clone", "-q", "--bare", str(kit.repo), str(remote))
+    git(kit.repo, "remote", "add", "origin", str(remote))
+    queue.configure("true", push="origin")
+    git(kit.repo, "push", "-q", "origin", "main")
+    queue.branch("one", {"a.txt": "x\n"})
+    queue.branch("two", {"b.txt": "x\n"})
+    other = kit.folder / "colleague"
+    git(kit.folder, "clone", "-q", str(remote), str(other))
+    for name in ("user.name", "user.email"):
+        git(other, "config", name, "colleague")
+    async with kit.worker():
+        assert (await ended(await queue.send("one")))[0].outcome == "merged"
+        git(other, "pull", "-q")
+        pushed = commit(other, {"theirs.txt": "x\n"})
+        git(other, "push", "-q", "origin", "main")
+        assert (await ended(await queue.send("two")))[0].outcome == "merged"
+        status = await queue.status()
+    assert git(remote, "rev-parse", "main") == git(kit.repo, "rev-parse", "main")
+    assert pushed in git(remote, "log", "--format=%H", "main").splitlines()
+    assert {"a.txt", "b.txt", "theirs.txt"} <= on_main(kit.repo)
+    assert (kit.repo / "theirs.txt").exists()
+    assert (status.ejected, status.behind) == (0, "")
+
+
+async def test_what_the_remote_refuses_is_sent_back_with_its_words(kit: Kit) -> None:
+    queue = Queue(kit)
+    remote = kit.folder / "remote.git"
+    queue.configure("true", push="origin")
+    git(kit.folder, "clone", "-q", "--bare", str(kit.repo), str(remote))
+    git(kit.repo, "remote", "add", "origin", str(remote))
+    write(remote, {"hooks/pre-receive": "#!/bin/sh\necho no releases on saturdays >&2\nexit 1\n"})
+    (remote / "hooks" / "pre-receive").chmod(0o755)
+    before = git(kit.repo, "rev-parse", "main")
+    queue.branch("one", {"a.txt": "x\n"})
+    async with kit.worker():
+        result = (await ended(await queue.send("one")))[0]
+    assert (result.outcome, result.code) == ("sent-back", Code.PUSH_REJECTED)
+    assert "no releases on saturdays" in result.reason
+    assert git(kit.repo, "rev-parse", "main") == before
+
+
+async def test_parked_work_follows_when_the_checkout_is_free(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true", checkout="park")
+    queue.branch("one", {"app.py": "VALUE = 2\n"})
+    queue.branch("two", {"b.txt": "x\n"})
+    async with kit.worker():
+        write(kit.repo, {"app.py": "VALUE = 'in hand'\n"})
+        before = git(kit.repo, "rev-parse", "main")
+        assert (await ended(await queue.send("one")))[0].outcome == "merged"
+        assert (await ended(await queue.send("two")))[0].outcome == "merged"
+        assert "app.py" in (await queue.status()).behind
+        assert git(kit.repo, "rev-parse", "main") == before
+        assert (kit.repo / "app.py").read_text() == "VALUE = 'in hand'\n"
+        git(kit.repo, "checkout", "-q", "--", "app.py")
+        await queue.handle.execute_update("retry_checkout")
+        await queue.when(lambda now: not now.behind)
+    assert {"app.py", "b.txt"} <= on_main(kit.repo)
+    assert (kit.repo / "app.py").read_text() == "VALUE = 2\n"
+    assert git(kit.repo, "status", "--porcelain") == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -57,7 +58,7 @@ async def test_nothing_is_lost_where_it_continues_as_new(impatient: Client, tmp_
     assert {f"{name}.txt" for name in names} <= on_main(kit.repo)
     told = [answered(history) for history in runs]
     assert sorted(task for run in told for task in run) == sorted(map(queue.task, names)), "each is answered once"
-    assert len(answers) >= 12
+    assert len(answers) >= 8
     assert len(runs) >= 4
     assert max(len(history.events) for history in runs) <= SUGGESTED + MARGIN
     for history in runs:
@@ -78,11 +79,11 @@ async def send(queue: Queue, names: list[str]) -> list[str]:
 async def operate(queue: Queue, answers: list[str]) -> None:
     """Updates while branches land: none of them may be lost where one run ends and the next begins."""
     landed = 0
-    while True:
-        for command in ("retry_checkout", "pause", "resume"):
+    for commands in itertools.cycle((["retry_checkout"], ["retry_checkout"], ["pause", "resume"])):
+        for command in commands:
             async with asyncio.timeout(20):
                 answers.append(await queue.handle.execute_update(command))
-        status = await queue.when(lambda now: now.landed >= landed + 3 or now.landed == BRANCHES)
+        status = await queue.when(lambda now: now.landed > landed or now.landed == BRANCHES)  # noqa: B023
         landed = status.landed
 
 

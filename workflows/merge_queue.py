@@ -453,12 +453,7 @@ class MergeQueueWorkflow(QueueDesk):
             base=tip,
             settings=sight.settings,
             slots=sight.slots,
-            # What is apart from the target itself now is looked at again, so that it is answered.
-            known={
-                left: verdict
-                for left, verdict in chains.after_landing(sight.known, chain).items()
-                if len(left) > 1 or verdict != "apart"
-            },
+            known=chains.after_landing(sight.known, chain),
             steps=chains.after_landing(sight.steps, chain),
             red=chains.after_landing(sight.red, chain),
             doubted=sight.doubted - set(chain),

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,19 @@ CASES: dict[str, Callable[[Desk], Report]] = {
 }
 
 
+SLOW = {"gemini", "opencode", "qwen"}
+"""They take seconds to start; in some troubles they are tried by `make test-agents ALL=1` only."""
+ALIKE = {
+    "happy path",  # test_real_clis.py has one, as has what is left behind
+    "resume",  # as after a kill
+    "429",  # as 500: the CLI's own retries are ended
+    "usage limit",  # as a retry-after: the wait is stated
+    "stall before headers",  # as in mid-stream: nothing comes
+    "killed by TERM",
+}
+"""Troubles in which our code does the same as in another."""
+
+
 def table() -> dict[tuple[str, str], str]:
     """(runtime, case) and how it ends, as documented."""
     text = TABLE.read_text().partition("<!-- ends -->\n")[2].partition("<!-- /ends -->")[0]
@@ -118,10 +132,12 @@ def test_every_runtime_is_tried_in_every_trouble() -> None:
     assert set(table()) == {(name, case) for name in AGENTS for case in CASES}
 
 
-@pytest.mark.parametrize(
-    ("name", "case", "end"),
-    [pytest.param(*key, end, id="-".join(key).replace(" ", "_")) for key, end in table().items() if end != "-"],
-)
+def tried(name: str, case: str, end: str) -> Any:
+    marks = [pytest.mark.long] if name in SLOW and case in ALIKE else []
+    return pytest.param(name, case, end, id=f"{name}-{case}".replace(" ", "_"), marks=marks)
+
+
+@pytest.mark.parametrize(("name", "case", "end"), [tried(*key, end) for key, end in table().items() if end != "-"])
 def test_it_ends_as_documented(name: str, case: str, end: str, tmp_path: Path) -> None:
     desk = Desk(AGENTS[name], tmp_path)
     started = time.monotonic()

@@ -41,7 +41,7 @@ def life(request: Request) -> Step:
         ("claude-code", "codex"),
         ("codex", "gemini"),
         ("gemini", "opencode"),
-        ("opencode", "qwen"),
+        pytest.param("opencode", "qwen", marks=pytest.mark.long),
         ("qwen", "claude-code"),
     ],
 )
