@@ -23,6 +23,7 @@ import random
 import shlex
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -265,6 +266,7 @@ async def throughput(given: argparse.Namespace) -> None:
             await changed.wait_for(lambda: room >= count)
             room -= count
         found[cell] = await real(name, count, Draws(given.seed, share), gates, given.seconds)
+        Console().print(f"{share:.0%} bad, {name}, {count} slots: {len(found[cell].landed)} landed")
         async with changed:
             room += count
             changed.notify_all()
@@ -341,7 +343,7 @@ def fill(repo: Path, count: int) -> None:
         text = f"file {number}"
         lines += [f"M 644 inline folder{number // 100}/file{number}", f"data {len(text)}", text]
     git(repo, "fast-import", "--quiet", "--force", stdin="\n".join([*lines, ""]).encode())
-    git(repo, "reset", "-q", "--hard")
+    subprocess.run(["git", "reset", "-q", "--hard"], cwd=repo, check=True)  # may take minutes
 
 
 def by_hand(repo: Path, branch: str) -> float:

@@ -12,6 +12,13 @@ from service.converter import data_converter
 from service.devserver import temporal_cli
 from tests.kit import Kit
 
+LONG = {"test_kill.py", "test_waiting.py", "test_killed.py", "test_killed_landing.py", "test_real_tasks.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: the last that run at once should be short."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def client() -> AsyncIterator[Client]:

@@ -42,7 +42,7 @@ from service.leave import run_and_leave
 from tests.git.landings import state
 from tests.git.repos import git, run_git, write
 from tests.kit import Kit
-from tests.queue_kit import Queue
+from tests.queue_kit import Queue, on_main
 from workflows.contracts import Code, LandResult
 
 LOOK_SECONDS = 0.002
@@ -102,7 +102,10 @@ class Branch:
     name: str
     kind: str
     """good, bad, or conflict: it goes with all but its neighbour."""
-    files: dict[str, str]
+    files: dict[str, str] = field(hash=False)
+
+
+Answers = dict[Branch, LandResult]
 
 
 def branches(count: int) -> list[Branch]:
@@ -251,37 +254,41 @@ class Gits:
 # --- the others ----------------------------------------------------------------------------------------------------
 
 
-async def send_all(queue: Queue, made: Sequence[Branch], rnd: random.Random, done: dict[str, LandResult]) -> None:
-    """By bursts, some of them while the queue is paused."""
-    landings: dict[asyncio.Task[Any], str] = {}
-    todo = list(made)
+async def send_all(queue: Queue, made: Sequence[Branch], rnd: random.Random, seconds: float, killer: Killer) -> Answers:
+    """By bursts, some while the queue is paused. After `seconds` none are sent, and what is left ends in peace."""
+    answers: Answers = {}
+    landings: dict[asyncio.Task[LandResult], Branch] = {}
+    todo, until = list(made), time.monotonic() + seconds
     await queue.open()
     while todo or landings:
+        if time.monotonic() > until:
+            todo = []
+            killer.calm.set()
         if len(landings) <= 4 and todo:
             count = rnd.randint(4, 24)
             if paused := rnd.random() < 0.5:
                 await queue.handle.signal("pause")
             for branch in todo[:count]:
-                landing = await queue.send(branch.name)
-                landings[asyncio.ensure_future(landing.result())] = branch.name
+                landings[asyncio.ensure_future((await queue.send(branch.name)).result())] = branch
             del todo[:count]
             if paused:
                 await asyncio.sleep(rnd.uniform(0, 5))
                 await queue.handle.signal("resume")
+            if rnd.random() < 0.5:
+                await commit_outside(queue.kit.repo, killer.report)
         over, _ = await asyncio.wait(landings, return_when=asyncio.FIRST_COMPLETED, timeout=5)
-        for landing_over in over:
-            done[landings.pop(landing_over)] = landing_over.result()
+        answers |= {landings.pop(landing): landing.result() for landing in over}
+        killer.report.landings = len(answers)
+    return answers
 
 
-async def commit_now_and_then(repo: Path, rnd: random.Random, report: Report) -> None:
+async def commit_outside(repo: Path, report: Report) -> None:
     """As the user does: again until no landing is under way. What is staged stays so."""
-    while True:
-        await asyncio.sleep(rnd.uniform(5, 25))
-        name = f"outside{report.commits}"
-        write(repo, {name: "by the user\n"})
-        await until_done(repo, "add", name)
-        await until_done(repo, "commit", "-q", "--only", "-m", name, name)
-        report.commits += 1
+    name = f"outside{report.commits}"
+    write(repo, {name: "by the user\n"})
+    await until_done(repo, "add", name)
+    await until_done(repo, "commit", "-q", "--only", "-m", name, name)
+    report.commits += 1
 
 
 async def until_done(repo: Path, *args: str) -> None:
@@ -291,40 +298,37 @@ async def until_done(repo: Path, *args: str) -> None:
         done = (await asyncio.to_thread(run_git, repo, *args, check=False)).returncode == 0
 
 
-async def tell(report: Report, killer: Killer, done: dict[str, LandResult], quiet: bool) -> None:
+async def tell(report: Report, killer: Killer) -> None:
     started = time.monotonic()
-    while not quiet:
+    while True:
         await asyncio.sleep(20)
-        print(f"{time.monotonic() - started:5.0f} s: {len(done)} of {report.landings} answered, {report.kills} kills, "
+        print(f"{time.monotonic() - started:5.0f} s: {report.landings} answered, {report.kills} kills, "
               f"{report.git_seconds:.1f} s of git, patience {killer.patience:.1f}", flush=True)  # fmt: skip
 
 
 # --- all of it -----------------------------------------------------------------------------------------------------
 
 
-async def fuzz(kit: Kit, landings: int, seed: int, *, quiet: bool = False) -> Report:
-    report, rnd = Report(seed, landings), random.Random(seed)
-    queue, made = Queue(kit), branches(landings)
+async def fuzz(kit: Kit, landings: int, seconds: float, seed: int) -> Report:
+    report, queue = Report(seed), Queue(kit)
+    made = branches(landings)
     prepare(queue, made)
     before = _users(kit.repo)
     killer = Killer(kit, random.Random(seed + 1), report)
-    done: dict[str, LandResult] = {}
     killer.start()
-    telling = asyncio.create_task(tell(report, killer, done, quiet))
-    committing = asyncio.create_task(commit_now_and_then(kit.repo, random.Random(seed + 2), report))
+    telling = asyncio.create_task(tell(report, killer))
     try:
-        await send_all(queue, made, rnd, done)
-        committing.cancel()
+        answers = await send_all(queue, made, random.Random(seed), seconds, killer)
         killer.calm.set()
         status = await queue.when(lambda now: not now.places and not now.tests)
-        report.expect(status.landed + status.ejected == landings, f"{status.landed} landed, {status.ejected} ejected")
-        await _look_back(queue, made, report)
+        told = f"{status.landed} landed, {status.ejected} sent back"
+        report.expect(status.landed + status.ejected == len(answers), told)
+        await _look_back(queue, answers, report)
     finally:
         telling.cancel()
-        committing.cancel()
         killer.over.set()
         await asyncio.to_thread(killer.join)
-    _check(kit, queue, made, done, report, before)
+    _check(kit, queue, answers, report, before)
     return report
 
 
@@ -334,7 +338,7 @@ def _users(repo: Path) -> tuple[dict[str, Any], str, str]:
     return {name: there.get(name) for name in USERS}, seen, git(repo, "ls-files", "--stage", "staged", "both")
 
 
-async def _look_back(queue: Queue, made: Sequence[Branch], report: Report) -> None:
+async def _look_back(queue: Queue, answers: Answers, report: Report) -> None:
     """At the histories."""
     client = queue.kit.client
     async for run in client.list_workflows(f"WorkflowId = '{queue.id}'"):
@@ -343,7 +347,7 @@ async def _look_back(queue: Queue, made: Sequence[Branch], report: Report) -> No
         for event in history.events:
             started = event.activity_task_started_event_attributes
             report.attempts = max(report.attempts, started.attempt)
-    for branch in made:
+    for branch in answers:
         history = await client.get_workflow_handle(queue.task(branch.name)).fetch_history()
         for event in history.events:
             report.attempts = max(report.attempts, event.activity_task_started_event_attributes.attempt)
@@ -353,17 +357,16 @@ async def _look_back(queue: Queue, made: Sequence[Branch], report: Report) -> No
 def _check(
     kit: Kit,
     queue: Queue,
-    made: Sequence[Branch],
-    done: dict[str, LandResult],
+    answers: Answers,
     report: Report,
     before: tuple[dict[str, Any], str, str],
 ) -> None:
     repo = kit.repo
-    report.outcomes = dict(Counter(f"{done[one.name].outcome} {done[one.name].code or ''}".strip() for one in made))
+    report.outcomes = dict(Counter(f"{answer.outcome} {answer.code or ''}".strip() for answer in answers.values()))
     report.gates = queue.runs()
     moved = git(repo, "reflog", "show", "--format=%gs", "main").splitlines()
     report.moves = sum(line.startswith("mergewright: land") for line in moved)
-    _check_outcomes(kit, queue, made, done, report)
+    _check_outcomes(kit, queue, answers, report)
 
     now = _users(repo)
     for name, was in before[0].items():
@@ -387,31 +390,28 @@ def _check(
     report.expect(not bad, f"in the worker's log: {bad[:5]}")
 
 
-def _check_outcomes(
-    kit: Kit, queue: Queue, made: Sequence[Branch], done: dict[str, LandResult], report: Report
-) -> None:
+def _check_outcomes(kit: Kit, queue: Queue, answers: Answers, report: Report) -> None:
     ops, tasks = kit.trailers("Merge-Op"), kit.trailers("Task-Id")
     report.expect(len(ops) == len(set(ops)), f"landed twice: {[op for op, n in Counter(ops).items() if n > 1]}")
-    merged = {queue.task(one.name) for one in made if done[one.name].outcome == "merged"}
+    merged = {queue.task(one.name) for one, answer in answers.items() if answer.outcome == "merged"}
     report.expect(sorted(tasks) == sorted(merged), f"not both merged and on main: {sorted(set(tasks) ^ merged)}")
-    for one in made:
-        result = done[one.name]
-        told = f"{one.name} ({one.kind}) is {result.outcome} {result.code} {result.reason}"
-        red = (result.outcome, result.code) == ("sent-back", Code.GATE_RED)
-        conflict = (result.outcome, result.code) == ("sent-back", Code.CONFLICT)
-        right = {"good": result.outcome == "merged", "bad": red}.get(one.kind, result.outcome == "merged" or conflict)
-        report.expect(right, told)
-    pairs = [one for one in made if one.kind == "conflict"]
-    for first, second in zip(pairs[::2], pairs[1::2], strict=False):
-        landed = [done[one.name].outcome for one in (first, second)].count("merged")
-        report.expect(landed == 1, f"{landed} of {first.name} and {second.name}, which are in conflict, have landed")
-    on_main = set(git(kit.repo, "ls-tree", "-r", "--name-only", "main").splitlines())
-    report.expect(not any(path.startswith("bad") for path in on_main), "a bad one is on main")
-    for one in made:
-        there = set(one.files) <= on_main
-        report.expect(there or done[one.name].outcome != "merged", f"files of {one.name} are not on main")
-    for number in range(report.commits):
-        report.expect(f"outside{number}" in on_main, f"the user's commit {number} is not on main")
+    right: dict[str, list[tuple[str, Code | None]]] = {
+        "good": [("merged", None)],
+        "bad": [("sent-back", Code.GATE_RED)],
+        "conflict": [("merged", None), ("sent-back", Code.CONFLICT)],
+    }
+    there = on_main(kit.repo)
+    for one, answer in answers.items():
+        how = (answer.outcome, answer.code)
+        report.expect(how in right[one.kind], f"{one.name}, which is {one.kind}, is {how}: {answer.reason}")
+        report.expect(how != ("merged", None) or one.files.keys() <= there, f"files of {one.name} are not on main")
+    landed = Counter(path for one in answers if queue.task(one.name) in merged for path in one.files)
+    both = [path for path, count in landed.items() if count > 1]
+    report.expect(not both, f"two in conflict have landed: {both}")
+    neither = [path for one in answers for path in one.files if path.startswith("shared") and path not in there]
+    report.expect(not neither, f"both of two in conflict were sent back: {neither}")
+    report.expect(not any(path.startswith("bad") for path in there), "a bad one is on main")
+    report.expect({f"outside{number}" for number in range(report.commits)} <= there, "a commit of the user's is lost")
 
 
 def left_running(folder: Path) -> list[str]:
@@ -430,6 +430,7 @@ def _living(folder: Path) -> Iterator[str]:
 async def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.fuzz_queue")
     options.add_argument("--landings", type=int, default=300)
+    options.add_argument("--seconds", type=float, default=3600, help="after which no more branches are sent in")
     options.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     options.add_argument("--folder", type=Path, help="kept; default: a temporary one, kept when something was wrong")
     given = options.parse_args()
@@ -439,7 +440,7 @@ async def main() -> int:
     )
     print(f"seed {given.seed}, in {folder}", flush=True)
     try:
-        report = await fuzz(Kit(environment.client, folder), given.landings, given.seed)
+        report = await fuzz(Kit(environment.client, folder), given.landings, given.seconds, given.seed)
     finally:
         await environment.shutdown()
     print(json.dumps(asdict(report), indent=1))

@@ -69,7 +69,7 @@ async def test_nothing_is_lost_where_it_continues_as_new(impatient: Client, tmp_
 
 async def send(queue: Queue, names: list[str]) -> list[str]:
     """One sender: three at once, and then it waits for them."""
-    outcomes = []
+    outcomes: list[str] = []
     for first in range(0, len(names), 3):
         landings = [await queue.send(name) for name in names[first : first + 3]]
         outcomes += [result.outcome for result in await ended(*landings)]

@@ -22,6 +22,7 @@ from activities.contracts import quota_id
 from service.converter import InputGuard, data_converter
 from service.run import WORKFLOWS, workflow_runner
 from tests.kit import Kit, status_when
+from tests.queue_kit import Queue
 from tests.test_queue import the_queue
 from workflows.contracts import Stage
 
@@ -94,12 +95,23 @@ async def handed_over(kit: Kit) -> Handle:
     return handle
 
 
+async def landed(kit: Kit) -> Handle:
+    """A branch without a task; it waits for an operator's leave."""
+    queue = Queue(kit)
+    queue.configure("true", protected=["ci/"])
+    queue.branch("feature", {"ci/run": "true\n"})
+    handle = await queue.send("feature")
+    await queue.when(lambda now: bool(now.places) and now.places[0].state == "approval")
+    await queue.handle.execute_update("allow", queue.task("feature"))
+    return handle
+
+
 async def refused(kit: Kit) -> Handle:
     return await kit.start({"title": "no repository"})
 
 
 ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
-    merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, refused,
+    merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, landed, refused,
 ]  # fmt: skip
 
 

@@ -257,7 +257,7 @@ async def test_a_running_task_is_followed_from_turn_to_turn(kit: Kit) -> None:
             await _line(output, "not yet\n")
             await _line(output, "begins 2\n")
             (kit.folder / "go-2").touch()
-            rest = (await output.communicate())[0].decode()
+            rest = (await asyncio.wait_for(output.communicate(), PATIENCE))[0].decode()
             assert output.returncode == 0
     assert "done, complete; " in rest
     assert rest.endswith("the task has ended: merged\n")
@@ -269,7 +269,7 @@ async def test_ctrl_c_leaves_without_a_word(kit: Kit) -> None:
         async with _following(kit, handle.id, "-f", "--raw") as output:
             await _line(output, "begins 1\n")
             output.send_signal(signal.SIGINT)
-            rest = (await output.communicate())[0].decode()
+            rest = (await asyncio.wait_for(output.communicate(), PATIENCE))[0].decode()
             assert output.returncode == 130
         for number in (1, 2):
             (kit.folder / f"go-{number}").touch()
@@ -281,16 +281,21 @@ async def test_ctrl_c_leaves_without_a_word(kit: Kit) -> None:
 async def _following(kit: Kit, *args: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """`starter.py log`, whose output is read as it comes."""
     address = kit.client.service_client.config.target_host
-    output = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(TOP / "starter.py"),
-        "log",
-        *args,
-        cwd=kit.repo,
-        env={**os.environ, "TEMPORAL_ADDRESS": address, "PYTHONPATH": str(TOP)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+    # A background job of a shell is deaf to SIGINT, and so would be its children.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        output = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(TOP / "starter.py"),
+            "log",
+            *args,
+            cwd=kit.repo,
+            env={**os.environ, "TEMPORAL_ADDRESS": address, "PYTHONPATH": str(TOP)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+    finally:
+        signal.signal(signal.SIGINT, former)
     try:
         yield output
     finally:

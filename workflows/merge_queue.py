@@ -10,6 +10,7 @@ twice. All that is known of chains is only on the present target (`Sight`), and 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Literal
 
@@ -158,7 +159,7 @@ class MergeQueueWorkflow(QueueDesk):
             result: BuildResult = await workflow.execute_activity_method(
                 MergeActivities.build,
                 given,
-                summary=f"build {len(missing)} chains of up to {max(map(len, missing))} candidates",
+                summary=f"build chains: {len(missing)}, of candidates: {max(map(len, missing))} at most",
                 **options.git_options(workflow.info().task_queue, self.s.host),
             )
         except ActivityError as error:
@@ -242,7 +243,10 @@ class MergeQueueWorkflow(QueueDesk):
             self.ending.append(test)
 
     def _note_results(self) -> None:
-        self.ending = [test for test in self.ending if not test.handle.done()]
+        for test in [test for test in self.ending if test.handle.done()]:
+            with suppress(asyncio.CancelledError):
+                test.handle.exception()  # nobody wants to know, but asyncio wants somebody to have asked
+            self.ending.remove(test)
         for chain, test in [(chain, test) for chain, test in self.tests.items() if test.handle.done()]:
             del self.tests[chain]
             tested = _result(test)
@@ -311,7 +315,8 @@ class MergeQueueWorkflow(QueueDesk):
             reason += f"; last green: {self.s.green_on[:12]}"
         last = next((answer for answer in reversed(self.s.recent) if answer.sha == self.sight.base), None)
         reason += f"; it came with {last.task_id}" if last else "; it was pushed from outside the queue"
-        reason += f". Mend it (starter.py land), or revert it: git revert -m 1 {self.sight.base[:12]}"
+        what = last.task_id if last else self.sight.base[:12]
+        reason += f'. Mend it, or let a task revert it: starter.py start "Revert {what}" --repo {self.s.repo}'
         self._stop(list(self.tests))
         self.put(mode="frozen", mode_reason=reason, mode_since=self.s.arrivals, frozen_on=self.sight.base)
 

@@ -1,4 +1,7 @@
-"""Every operation, killed before each of its steps in turn; each attempt finds what the last one left."""
+"""Every operation, killed before each of its steps in turn; each attempt finds what the last one left.
+
+Most of the steps between the first and the last ones are left out; MERGEWRIGHT_EVERY_STEP=1 has them too.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,39 @@ from tests.git.worktrees import FILES, MAIN, new, status
 _EFFECTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "subprocess.Popen"}
 
 
-def killed_at_each_step(act: Callable[[], object]) -> None:
-    steps = 0
-    while _killed(act, steps):
-        steps += 1
+EVERY = 1 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 4
+ENDS = 4
+"""Steps at the beginning, and at the end, that are never left out."""
+
+
+def killed_at_each_step(folder: Path, act: Callable[[], object]) -> None:
+    """`folder` has all that `act` changes."""
+    steps = _steps(folder, act)
     assert steps > 3  # else the hook saw nothing, and nothing was tried
+    step = 0
+    while ENDS <= step < steps - ENDS and step % EVERY != steps % EVERY or _killed(act, step):
+        step += 1
+
+
+def _steps(folder: Path, act: Callable[[], object]) -> int:
+    """How many it takes; all is as before then."""
+    before = folder.with_name(f"{folder.name}-before")
+    shutil.copytree(folder, before, symlinks=True)
+    steps = _run(act, None)
+    shutil.rmtree(folder)
+    before.rename(folder)
+    assert steps is not None
+    return steps
 
 
 def _killed(act: Callable[[], object], last: int | str) -> bool:
     """Whether a process of its own died before its step `last`, a number or a word in it; False: it came to its end."""
+    return _run(act, last) is None
+
+
+def _run(act: Callable[[], object], last: int | str | None) -> int | None:
+    """The steps of a process of its own; None: it died before its step `last`."""
+    read, write = os.pipe()
     if (child := os.fork()) == 0:
         count = 0
 
@@ -46,11 +73,15 @@ def _killed(act: Callable[[], object], last: int | str) -> bool:
         with contextlib.suppress(Exception):
             sys.addaudithook(step)
             act()
+            os.write(write, str(count).encode())
             os._exit(0)
         os._exit(1)
+    os.close(write)
+    with os.fdopen(read) as told:
+        steps = told.read()
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, f"failed after {last} steps"
-    return os.WIFSIGNALED(status)
+    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, f"failed, to be killed before {last}"
+    return None if os.WIFSIGNALED(status) else int(steps)
 
 
 def leftovers(worktree: Worktree) -> list[str]:
@@ -63,16 +94,16 @@ def refs(repository: Repository) -> set[str]:
 
 
 def test_create(repository: Repository, tmp_path: Path) -> None:
-    killed_at_each_step(lambda: new(repository, tmp_path / "w"))
+    killed_at_each_step(tmp_path, lambda: new(repository, tmp_path / "w"))
     worktree = new(repository, tmp_path / "w")
     assert (status(worktree), leftovers(worktree), refs(repository)) == ("", [], {"base"})
     assert git(worktree.path, "log", "--format=%s") == "first"
 
 
-def test_commit_all(worktree: Worktree, repository: Repository) -> None:
+def test_commit_all(worktree: Worktree, repository: Repository, tmp_path: Path) -> None:
     write(worktree.path, {"src/app.py": "print(2)\n", "src/lib.py": None, "new": "x", "forced.log": "x"})
     git(worktree.path, "add", "-f", "forced.log")
-    killed_at_each_step(lambda: worktree.commit_all("work"))
+    killed_at_each_step(tmp_path, lambda: worktree.commit_all("work"))
     head = worktree.head()
     assert repository.changed_files(worktree.base(), head) == ["forced.log", "new", "src/app.py", "src/lib.py"]
     assert git(repository.path, "rev-list", "--count", f"{worktree.base()}..{head}") == "1"
@@ -85,35 +116,35 @@ def merge(worktree: Worktree) -> tuple[str, str]:
     return worktree.commit_all("ours"), theirs
 
 
-def test_a_merge_with_conflicts_and_its_conclusion(worktree: Worktree, repository: Repository) -> None:
+def test_a_merge_with_conflicts_and_its_conclusion(worktree: Worktree, repository: Repository, tmp_path: Path) -> None:
     ours, theirs = merge(worktree)
-    killed_at_each_step(lambda: start_merge(worktree, theirs, "Merge"))
+    killed_at_each_step(tmp_path, lambda: start_merge(worktree, theirs, "Merge"))
     assert status(worktree).split("\n") == ["D  README.md", "A  added", "UU src/app.py"]
     assert git(worktree.path, "rev-parse", "HEAD", "MERGE_HEAD") == f"{ours}\n{theirs}"
     assert "<<<<<<< HEAD" in (worktree.path / "src" / "app.py").read_text()
     write(worktree.path, {"src/app.py": "both\n"})
-    killed_at_each_step(lambda: worktree.commit_all("merged"))
+    killed_at_each_step(tmp_path, lambda: worktree.commit_all("merged"))
     head = worktree.head()
     assert git(repository.path, "rev-parse", f"{head}^@") == f"{ours}\n{theirs}"
     assert (status(worktree), refs(repository)) == ("", {"base", "task", "merge"})
 
 
-def test_a_clean_merge(worktree: Worktree, repository: Repository) -> None:
+def test_a_clean_merge(worktree: Worktree, repository: Repository, tmp_path: Path) -> None:
     theirs = commit(repository.path, {"README.md": None, "added": "x"})
     write(worktree.path, {"src/app.py": "ours\n"})
     ours = worktree.commit_all("ours")
-    killed_at_each_step(lambda: start_merge(worktree, theirs, "Merge"))
+    killed_at_each_step(tmp_path, lambda: start_merge(worktree, theirs, "Merge"))
     assert git(repository.path, "rev-parse", f"{worktree.head()}^@") == f"{ours}\n{theirs}"
     assert repository.changed_files(ours, worktree.published()) == ["README.md", "added"]
     assert (status(worktree), refs(repository)) == ("", {"base", "task"})
 
 
-def test_put_back(worktree: Worktree, repository: Repository) -> None:
+def test_put_back(worktree: Worktree, repository: Repository, tmp_path: Path) -> None:
     head = worktree.commit_all("nothing")
     write(worktree.path, {"src/app.py": "edited\n", "src/lib.py": None, "new/x": "x"})
     commit(worktree.path)
     write(worktree.path, {"more": "x"})
-    killed_at_each_step(lambda: worktree.put_back(head))
+    killed_at_each_step(tmp_path, lambda: worktree.put_back(head))
     assert (status(worktree), worktree.head(), refs(repository)) == ("", head, {"base", "task"})
     assert {name: (worktree.path / name).read_text() for name in FILES} == FILES
     assert sorted(path.name for path in worktree.path.iterdir()) == [".git", ".gitignore", "README.md", "src"]
@@ -128,31 +159,31 @@ def test_half_of_a_put_back_is_not_taken_for_work(worktree: Worktree) -> None:
     assert status(worktree) == ""
 
 
-def test_rebuild(worktree: Worktree, repository: Repository) -> None:
+def test_rebuild(worktree: Worktree, repository: Repository, tmp_path: Path) -> None:
     write(worktree.path, {"a": "a"})
     head = worktree.commit_all("a")
     write(worktree.path, {"b": "b"})
     shutil.rmtree(worktree.path / ".git" / "objects")
-    killed_at_each_step(lambda: rebuild(repository, worktree.path, worktree.key, worktree.branch, MAIN))
+    killed_at_each_step(tmp_path, lambda: rebuild(repository, worktree.path, worktree.key, worktree.branch, MAIN))
     assert (status(worktree), worktree.head(), leftovers(worktree)) == ("?? b", head, [])
 
 
-def test_salvage(worktree: Worktree, repository: Repository) -> None:
+def test_salvage(worktree: Worktree, repository: Repository, tmp_path: Path) -> None:
     commit(worktree.path, {"a": "a"})
     write(worktree.path, {"b": "staged"})
     git(worktree.path, "add", "b")
     write(worktree.path, {"b": "changed", "src/lib.py": None})
     before = status(worktree)
-    killed_at_each_step(lambda: save(worktree, task_id="t", outcome="cancelled"))
+    killed_at_each_step(tmp_path, lambda: save(worktree, task_id="t", outcome="cancelled"))
     assert git(repository.path, "for-each-ref", "--format=%(refname)", "refs/mergewright/salvage").endswith("/t/1")
     assert status(worktree) == before
 
 
-def test_remove(worktree: Worktree, repository: Repository) -> None:
+def test_remove(worktree: Worktree, repository: Repository, tmp_path: Path) -> None:
     write(worktree.path, {"a": "a"})
     worktree.commit_all("a")
     shutil.rmtree(worktree.path / ".git" / "objects")  # a hundred files, one by one, show nothing new
-    killed_at_each_step(worktree.remove)
+    killed_at_each_step(tmp_path, worktree.remove)
     assert (list(worktree.path.parent.iterdir()), refs(repository)) == ([], set())
 
 
@@ -165,7 +196,7 @@ def test_a_slot(repository: Repository, tmp_path: Path) -> None:
             slot.checkout(taken, repository, sha)
 
     for sha in (first, second):
-        killed_at_each_step(lambda sha=sha: checkout(sha))  # type: ignore[misc]
+        killed_at_each_step(tmp_path, lambda sha=sha: checkout(sha))  # type: ignore[misc]
         tree = tmp_path / "slots" / "0" / "tree"
         assert git(tree, "status", "--porcelain", "--ignored") == ""
         assert git(tree, "rev-parse", "HEAD") == sha
