@@ -22,7 +22,7 @@ demo: setup
 test: setup
 	$(if $(ALL),MERGEWRIGHT_EVERY_STEP=1) $(BIN)/python -m pytest -n auto --dist worksteal -m "not agents"
 
-# With ALL=1 also what shows the same as another test (the marker `long`), and each step of git that is killed.
+# With ALL=1 also what shows the same as another test (the marker `long`), and kills before every step of git.
 # The real agent CLIs, pinned by tests/agents/package-lock.json; Node comes from PyPI: Qwen Code needs a newer one than many have.
 # `npm ci` refuses where a registry lacks optional packages of other platforms; `install --no-save` takes the locked ones too.
 CLIS = tests/agents/node_modules/.package-lock.json

@@ -11,6 +11,7 @@ from temporalio.exceptions import ApplicationError
 from activities.contracts import Candidate, LandRequest, QueueEntry, SubmitBranchInput, Submitted, TaskRef
 from activities.git import candidate as candidates
 from activities.git.history import have_landed
+from activities.git.landing import base_of
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
 from activities.home import task_key
@@ -86,13 +87,16 @@ class BranchActivities:
             branch=branch,
         )
         with repository.git() as git:
-            landed = have_landed(git, base, request.after)
+            queue = settings_on(repository, base)
+            tip = base_of(repository, target, queue.checkout, queue.push) if request.after else base
+            landed = have_landed(git, tip, request.after)
         entry = QueueEntry(
             op=candidate.op,
             task_id=given.task_id,
             title=candidate.title,
             answer_to=given.task_id,
             host=self.site.host,
+            submission=given.run_id,
             gates=[gate.digest() for gate in settings.gates],
             priority=request.priority,
             after=[task_id for task_id in request.after if task_id not in landed],

@@ -273,6 +273,8 @@ class QueueEntry(Model):
     title: str
     answer_to: str
     host: str
+    submission: str = ""
+    """The same when it is only asked for again; another when it is to be tried again."""
     gates: list[str] = []
     """Digests."""
     priority: int = 0
@@ -289,6 +291,8 @@ class QueueEntry(Model):
     since: float = 0.0
     """Seconds since the epoch."""
     allowed: bool = False
+    failed_on: str = ""
+    """Sha of a red target that it was to mend, and did not."""
     holds: int = 0
     """How often its landing was blocked by a checkout."""
     not_before: float = 0.0
@@ -308,6 +312,8 @@ class SubmitInput(Model):
     host: str
     date: int
     """Seconds since the epoch: of the commits that the landing makes."""
+    submission: str = ""
+    """See `QueueEntry`."""
     checked_on: str = ""
     """Sha of the target with which the task's own gates were green."""
     overlaps: int = 0
@@ -351,21 +357,32 @@ class Conflict(Model):
     messages: list[str]
 
 
+class ChainToBuild(Model):
+    ops: list[str]
+    """The first one that cannot be put on the others ends the chain."""
+    made: int = 0
+    """So many of them are built already,"""
+    on: str = ""
+    """up to this commit."""
+
+
 class BuildInput(Model):
     """Build these chains on the target as it is now."""
 
     repo: str
     target: str
-    chains: list[list[str]]
-    """Of candidates, by op. The first one that cannot be put on the others ends its chain."""
+    chains: list[ChainToBuild]
+    base: str = ""
+    """Where the target was when what is made of the chains was made."""
     keep: list[str] = []
     """Tips of other chains that are still wanted."""
 
 
 class BuiltChain(Model):
-    ops: list[str]
-    """Those that could be put together."""
+    made: int = 0
+    """So many of its candidates were built before."""
     steps: list[Step] = []
+    """Of those that could be put on them."""
     green: list[str] = []
     """Digests of the gates that have passed on this very tree before."""
     stopped: Built | None = None
@@ -379,6 +396,8 @@ class BuildResult(Model):
     chains: list[BuiltChain]
     queue: QueueSettings
     slots: int
+    gates: list[str] = []
+    """Digests of those that `mergewright.toml` names there."""
 
 
 class TestInput(Model):
@@ -392,8 +411,8 @@ class TestInput(Model):
     tip: str
     tree: str
     ops: list[str]
-    gates_of: list[str]
-    """Candidates whose gates are run."""
+    gates: list[str]
+    """Digests."""
     number: int = 0
     """Tells runs on the same commit apart."""
     queue: QueueSettings = QueueSettings()
@@ -463,7 +482,7 @@ class Evidence(Model):
 class Built(Model):
     """A commit that would land, or why there is none."""
 
-    kind: Literal["built", "conflict", "noop", "stale", "landed", "policy"]
+    kind: Literal["built", "conflict", "noop", "stale", "landed", "policy", "lost"]
     """`noop`: nothing left to land. `stale`: ff-only, and the target has moved. `landed`: an earlier run did it.
     `policy`: the merge would change files that the task did not touch."""
     base: str

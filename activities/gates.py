@@ -13,13 +13,11 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import fence, process
-from activities.contracts import Candidate, GateResult, GatesInput, GatesResult, Tested, TestInput
+from activities.contracts import GateResult, GatesInput, GatesResult, Tested, TestInput
 from activities.faults.project import classify
 from activities.git import slot
-from activities.git.clone import delete
 from activities.git.landing import base_of
-from activities.git.repository import Repository, RepositoryProblem, open_repository
-from activities.git.run import GitError
+from activities.git.repository import Repository, open_repository
 from activities.results import Results
 from activities.settings import GateSpec, tail
 from activities.site import Site, blocking, progress, worktree_of
@@ -73,7 +71,7 @@ class GateActivities:
 
     @activity.defn
     async def test_chain(self, given: TestInput) -> Tested:
-        """All gates of its candidates on the tip of a chain, in a clean slot, but those that passed on its tree before.
+        """All gates of its candidates on the tip of a chain, in a clean slot.
 
         Ends early, as `moved`, when somebody pushes to the target: the result would be of no use. A second run runs
         them again.
@@ -119,17 +117,13 @@ class GateActivities:
         return results
 
     def _gates_of(self, repository: Repository, given: TestInput) -> list[GateSpec]:
-        """Each command once, in the order of the candidates."""
-        known = Results(self.site.home.results(repository.common_dir))
-        green = [] if given.number or not given.tree else known.green(given.tree, precheck=given.queue.precheck)
-        wanted: dict[str, GateSpec] = {}
-        for op in given.gates_of:
-            file = self.site.home.candidate(repository.common_dir, op)
-            for gate in Candidate.model_validate_json(file.read_bytes()).gates:
-                wanted.setdefault(gate.digest(), gate)
-        left = [gate for digest, gate in wanted.items() if digest not in green]
-        return [gate if _first(gate, left) else gate.model_copy(update={"name": f"{gate.name}-{gate.digest()[:6]}"})
-                for gate in left]  # fmt: skip
+        """All of them: a later one may need what an earlier one has built. Two of a name are told apart."""
+        files = [self.site.home.gate(repository.common_dir, digest) for digest in given.gates]
+        gates = [GateSpec.model_validate_json(file.read_bytes()) for file in files]
+        return [
+            gate if _first(gate, gates) else gate.model_copy(update={"name": f"{gate.name}-{gate.digest()[:6]}"})
+            for gate in gates
+        ]
 
     def _remember(self, given: GatesInput, results: list[GateResult]) -> None:
         """The same tree need not be tested again in the merge queue."""
@@ -186,7 +180,7 @@ async def _until_moved(repository: Repository, given: TestInput) -> None:
             now = await blocking(base_of, repository, given.target, given.queue.checkout, given.queue.push)
             if now != given.base and not await blocking(repository.contains, now, given.tip):
                 return
-        except (GitError, RepositoryProblem, OSError) as problem:
+        except Exception as problem:  # the gates' result counts all the same
             log.warning("cannot see where the target is", target=given.target, error=str(problem))
 
 
@@ -197,7 +191,7 @@ def _keep_newest(folder: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    delete(folder)
+    slot.put_away(folder)
     folder.mkdir()
 
 

@@ -67,6 +67,10 @@ class Home:
     def candidate(self, common_dir: Path, op: str) -> Path:
         return self.repository(common_dir) / "candidates" / f"{op}.json"
 
+    def gate(self, common_dir: Path, digest: str) -> Path:
+        """Kept: a run may need it after its candidate has gone."""
+        return self.repository(common_dir) / "gate-specs" / f"{digest}.json"
+
     def results(self, common_dir: Path) -> Path:
         return self.repository(common_dir) / "results"
 

@@ -21,6 +21,7 @@ from activities.contracts import (
     Built,
     BuiltChain,
     Candidate,
+    ChainToBuild,
     EjectInput,
     Evidence,
     FollowInput,
@@ -40,8 +41,8 @@ from activities.git.history import have_landed, landed_between
 from activities.git.landing import base_of, follow, land
 from activities.git.repository import Repository, open_repository
 from activities.git.run import Git
-from activities.home import repository_id, safe_name
-from activities.protected import SETTINGS_FILE, protected_paths, queue_settings
+from activities.home import repository_id, safe_name, task_key
+from activities.protected import SETTINGS_FILE, gate_digests, protected_paths, queue_settings
 from activities.results import Results
 from activities.settings import QueueSettings
 from activities.site import Site, blocking, short_ref, worktree_of, write_model
@@ -61,6 +62,8 @@ async def enqueue(site: Site, candidate: Candidate, entry: QueueEntry) -> Submit
     """Hand it to the merge queue, which is started if it does not run. The same one again is known there."""
     repository = await blocking(open_repository, candidate.ref.repo)
     write_model(site.home.candidate(repository.common_dir, candidate.op), candidate)
+    for gate in candidate.gates:
+        write_model(site.home.gate(repository.common_dir, gate.digest()), gate)
     queue = queue_id(repository, candidate.ref.target, site.task_queue)
     await site.client.start_workflow(
         "MergeQueueWorkflow",
@@ -79,6 +82,12 @@ async def enqueue(site: Site, candidate: Candidate, entry: QueueEntry) -> Submit
 def settings_on(repository: Repository, commit: str) -> QueueSettings:
     """What `mergewright.toml` says there of the queue. Raises InvalidTask."""
     return queue_settings(repository.read_file(commit, SETTINGS_FILE))
+
+
+@lru_cache(maxsize=256)
+def gates_on(repository: Repository, commit: str) -> list[str]:
+    """Digests of the gates that `mergewright.toml` names there."""
+    return gate_digests(repository.read_file(commit, SETTINGS_FILE))
 
 
 class MergeActivities:
@@ -117,20 +126,23 @@ class MergeActivities:
             answer_to=ref.task_id,
         )
         base = repository.tip(ref.target)
+        settings = settings_on(repository, base)
         with repository.git() as git:
-            landed = have_landed(git, base, given.after)
+            tip = base_of(repository, ref.target, settings.checkout, settings.push) if given.after else base
+            landed = have_landed(git, tip, given.after)
         entry = QueueEntry(
             op=op,
             task_id=ref.task_id,
             title=given.title,
             answer_to=ref.task_id,
             host=given.host,
+            submission=given.submission,
             gates=[gate.digest() for gate in given.gates],
             priority=given.priority,
             after=[task for task in given.after if task not in landed],
             overlaps=given.overlaps,
             checked_on=given.checked_on,
-            protected=protected_paths(repository, settings_on(repository, base), base, given.head),
+            protected=protected_paths(repository, settings, base, given.head),
         )
         return candidate, entry
 
@@ -146,8 +158,11 @@ class MergeActivities:
         settings = settings_on(repository, base)
         results = self._results(repository)
         with repository.git() as git:
-            builder = _Builder(git, base, {op: self._candidate_of(repository, op) for op in _ops(given.chains)})
-            chains = [builder.chain(ops) for ops in given.chains]
+            builder = _Builder(git, base, self._candidates_of(repository, _ops(given.chains)))
+            known = base == given.base and all(
+                not chain.on or git.ok("cat-file", "-e", chain.on) for chain in given.chains
+            )
+            chains = [builder.chain(chain if known else ChainToBuild(ops=chain.ops)) for chain in given.chains]
             green = [
                 chain.model_copy(update={"green": results.green(chain.steps[-1].tree, precheck=settings.precheck)})
                 if chain.steps
@@ -155,7 +170,13 @@ class MergeActivities:
                 for chain in chains
             ]
             pin_chains(git, given.target, {*given.keep, *(chain.steps[-1].sha for chain in chains if chain.steps)})
-        return BuildResult(base=base, chains=green, queue=settings, slots=settings.gate_slots or self.site.gate_slots)
+        return BuildResult(
+            base=base,
+            chains=green,
+            queue=settings,
+            slots=settings.gate_slots or self.site.gate_slots,
+            gates=gates_on(repository, base),
+        )
 
     @activity.defn
     async def land(self, given: LandingInput) -> LandingResult:
@@ -164,12 +185,13 @@ class MergeActivities:
         Nothing moves when one of the tasks has ended meanwhile, or a branch is not where it was sent in.
         """
         repository = await blocking(self._open, given.land.repo)
-        found = [self._candidate_of(repository, op) for op in given.land.ops]
-        alive = await asyncio.gather(*(self._is_running(candidate.answer_to) for candidate in found))
-        gone = [candidate.op for candidate, runs in zip(found, alive, strict=True) if not runs]
-        moved = [candidate.op for candidate in found if await blocking(_has_moved, repository, candidate)]
-        if (gone or moved) and not await blocking(_has_landed, repository, given.land):
-            return LandingResult(gone=gone, moved=moved)
+        if not await blocking(_has_landed, repository, given.land):
+            found = [self._candidate_of(repository, op) for op in given.land.ops]
+            alive = await asyncio.gather(*(self._is_wanted(candidate) for candidate in found))
+            gone = [candidate.op for candidate, wanted in zip(found, alive, strict=True) if not wanted]
+            moved = [candidate.op for candidate in found if await blocking(_has_moved, repository, candidate)]
+            if gone or moved:
+                return LandingResult(gone=gone, moved=moved)
         return await blocking(self._land, repository, given)
 
     def _land(self, repository: Repository, given: LandingInput) -> LandingResult:
@@ -180,14 +202,17 @@ class MergeActivities:
             self._forget(repository, given.land.ops)
         return LandingResult(landed=landed)
 
-    async def _is_running(self, workflow_id: str) -> bool:
+    async def _is_wanted(self, candidate: Candidate) -> bool:
+        """The run that has sent it in goes on; another one under its id has work of its own."""
         try:
-            found = await self.site.client.get_workflow_handle(workflow_id).describe()
+            found = await self.site.client.get_workflow_handle(candidate.answer_to).describe()
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return False
             raise
-        return found.status is WorkflowExecutionStatus.RUNNING
+        first = found.raw_description.workflow_execution_info.first_run_id or found.run_id
+        same = task_key(candidate.answer_to, first) == candidate.ref.key
+        return same and found.status is WorkflowExecutionStatus.RUNNING
 
     @activity.defn
     async def follow(self, given: FollowInput) -> str:
@@ -230,6 +255,11 @@ class MergeActivities:
     def _candidate_of(self, repository: Repository, op: str) -> Candidate:
         return Candidate.model_validate_json(self.site.home.candidate(repository.common_dir, op).read_bytes())
 
+    def _candidates_of(self, repository: Repository, ops: Sequence[str]) -> dict[str, Candidate]:
+        """Without those that are gone."""
+        there = [op for op in ops if self.site.home.candidate(repository.common_dir, op).exists()]
+        return {op: self._candidate_of(repository, op) for op in there}
+
     def _forget(self, repository: Repository, ops: Sequence[str]) -> None:
         for op in ops:
             self.site.home.candidate(repository.common_dir, op).unlink(missing_ok=True)
@@ -244,30 +274,31 @@ class _Builder:
         self.known = known
         self.made: dict[tuple[str, ...], Step | Built] = {}
 
-    def chain(self, ops: Sequence[str]) -> BuiltChain:
-        steps: list[Step] = []
-        for count in range(1, len(ops) + 1):
-            made = self._made(tuple(ops[:count]), steps[-1].sha if steps else self.base)
+    def chain(self, given: ChainToBuild) -> BuiltChain:
+        tip, steps = given.on or self.base, list[Step]()
+        for count in range(given.made + 1, len(given.ops) + 1):
+            made = self._made(tuple(given.ops[:count]), tip)
             if isinstance(made, Built):
-                alone = self._made((ops[count - 1],), self.base) if steps else made
-                return BuiltChain(
-                    ops=list(ops[: count - 1]),
-                    steps=steps,
-                    stopped=made,
-                    alone=alone if isinstance(alone, Built) else None,
-                )
+                single = self._made((given.ops[count - 1],), self.base) if count > 1 else made
+                alone = single if isinstance(single, Built) else None
+                return BuiltChain(made=given.made, steps=steps, stopped=made, alone=alone)
             steps.append(made)
-        return BuiltChain(ops=list(ops), steps=steps)
+            tip = made.sha
+        return BuiltChain(made=given.made, steps=steps)
 
     def _made(self, ops: tuple[str, ...], base: str) -> Step | Built:
         if ops not in self.made:
-            built = build_chain(self.git, [self.known[ops[-1]]], base)
-            self.made[ops] = built.stopped or built.steps[0]
+            candidate = self.known.get(ops[-1])
+            if candidate is None or not self.git.ok("cat-file", "-e", candidate.head):
+                self.made[ops] = Built(kind="lost", base=base)
+            else:
+                built = build_chain(self.git, [candidate], base)
+                self.made[ops] = built.stopped or built.steps[0]
         return self.made[ops]
 
 
-def _ops(chains: Sequence[Sequence[str]]) -> list[str]:
-    return list(dict.fromkeys(op for chain in chains for op in chain))
+def _ops(chains: Sequence[ChainToBuild]) -> list[str]:
+    return list(dict.fromkeys(op for chain in chains for op in chain.ops))
 
 
 def _has_landed(repository: Repository, given: LandInput) -> bool:

@@ -10,7 +10,7 @@ from pathspec import GitIgnoreSpec
 from pydantic import ValidationError
 
 from activities.git.repository import Repository
-from activities.settings import QueueSettings, explain
+from activities.settings import GateSpec, QueueSettings, explain
 from activities.site import invalid
 
 SETTINGS_FILE = "mergewright.toml"
@@ -33,12 +33,21 @@ def queue_settings(file: bytes | None) -> QueueSettings:
     return settings
 
 
+def gate_digests(file: bytes | None) -> list[str]:
+    """Of the gates in a `mergewright.toml`; what is not right there is told where tasks begin."""
+    try:
+        found = tomllib.loads((file or b"").decode()).get("gates", [])
+        return [GateSpec.model_validate(gate).digest() for gate in found]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError, TypeError):
+        return []
+
+
 def protected_paths(repository: Repository, settings: QueueSettings, base: str, head: str) -> list[str]:
     """Of what `head` changes since it left `base`: the protected paths, and symbolic links that point outside."""
     fork = repository.merge_base(base, head)
     if fork is None:
         return []
-    spec = GitIgnoreSpec.from_lines(settings.protected)
+    spec = GitIgnoreSpec.from_lines([*settings.protected, f"/{SETTINGS_FILE}"])
     found = {path for path in repository.changed_files(fork, head) if spec.match_file(path)}
     found |= {path for path, link in repository.new_links(fork, head) if _leaves(path, link)}
     return sorted(found)[:_MOST_NAMED]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def short_ref(ref: str) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """All of it or nothing, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(path.name + ".new")
+    made = path.with_name(f"{path.name}.{threading.get_ident()}.new")  # two may write it at once
     with made.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()

@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -256,6 +257,7 @@ async def throughput(given: argparse.Namespace) -> None:
     cells = [(share, name, 1) for share in shares for name in ("serial", "batches")]
     cells += [(share, name, count) for share in shares for name in ("linear", "ours") for count in slots]
     cells.sort(key=lambda cell: -cell[2])
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * given.at_once))
     room, changed = given.at_once, asyncio.Condition()
     found: dict[tuple[float, str, int], RealWorld] = {}
 
@@ -482,7 +484,9 @@ async def _long(given: argparse.Namespace, queue: Queue, names: list[str], pid: 
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*map(wait_for, landings))
     tree = set(git(queue.kit.repo, "ls-tree", "--name-only", "main").split())
-    events = [found.history_length async for found in queue.kit.client.list_workflows(f"WorkflowId = '{queue.id}'")]
+    client = queue.kit.client
+    runs = [found.run_id async for found in client.list_workflows(f"WorkflowId = '{queue.id}'")]
+    events = [(await client.get_workflow_handle(queue.id, run_id=run).describe()).history_length for run in runs]
     status: Any = await queue.status()
     console = Console()
     console.print(table)

@@ -35,6 +35,8 @@ def _header(status: QueueStatus) -> Iterator[str]:
     )
     if status.flaky:
         yield "flaky: " + ", ".join(f"{gate} ({count})" for gate, count in status.flaky.items())
+    if status.trouble:
+        yield f"in trouble, tried again: {status.trouble}"
     if status.behind:
         yield f"behind: {status.behind}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -45,6 +46,7 @@ less, and a busy worker replays what it had at hand."""
 GIVE_UP_EVERY = 5.0
 SWEEP_EVERY = 30.0
 GIT_AT_ONCE = 16
+THREADS = 64
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:
@@ -116,6 +118,8 @@ async def run_worker(
     sweep_every: float = SWEEP_EVERY,
 ) -> None:
     """Serves until `stop` is set; then agents are ended, and the next worker resumes them."""
+    # Git and the disk are waited for in threads: a remote that does not answer must not keep others from theirs.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "blocking"))
     home.create()
     lifeline = Lifeline(home)
     site = Site(home=home, host=host, task_queue=task_queue, client=client, gate_slots=gate_slots)

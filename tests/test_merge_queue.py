@@ -271,3 +271,93 @@ async def test_parked_work_follows_when_the_checkout_is_free(kit: Kit) -> None:
     assert {"app.py", "b.txt"} <= on_main(kit.repo)
     assert (kit.repo / "app.py").read_text() == "VALUE = 2\n"
     assert git(kit.repo, "status", "--porcelain") == ""
+
+
+async def test_a_remote_that_refuses_one_of_a_chain_gets_the_others(kit: Kit) -> None:
+    queue = Queue(kit)
+    remote = kit.folder / "remote.git"
+    queue.configure("true", push="origin", gate_slots=1)
+    git(kit.folder, "clone", "-q", "--bare", str(kit.repo), str(remote))
+    git(kit.repo, "remote", "add", "origin", str(remote))
+    refuse = (
+        'while read old new ref; do git ls-tree --name-only $new | grep -q "^b1" && { echo no b1 >&2; exit 1; }; done\n'
+    )
+    write(remote, {"hooks/pre-receive": f"#!/bin/sh\n{refuse}exit 0\n"})
+    (remote / "hooks" / "pre-receive").chmod(0o755)
+    names = ["b0", "b1", "b2"]
+    for name in names:
+        queue.branch(name, {f"{name}.txt": "x\n"})
+    async with kit.worker():
+        await queue.open("paused")
+        landings = [await queue.send(name) for name in names]
+        await queue.gathered(*names)
+        await queue.handle.execute_update("resume")
+        results = dict(zip(names, await ended(*landings), strict=True))
+    assert {name: result.outcome for name, result in results.items()} == {
+        "b0": "merged", "b1": "sent-back", "b2": "merged",
+    }  # fmt: skip
+    assert results["b1"].code is Code.PUSH_REJECTED
+    assert git(remote, "rev-parse", "main") == git(kit.repo, "rev-parse", "main")
+
+
+async def test_trouble_of_the_repository_is_nobodys_fault(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true", push="origin")
+    queue.branch("one", {"a.txt": "x\n"})
+    async with kit.worker():
+        one = await queue.send("one")
+        troubled = await queue.when(lambda now: bool(now.trouble))
+        assert "no remote 'origin'" in troubled.trouble
+        assert len(troubled.places) == 1
+        remote = kit.folder / "remote.git"
+        git(kit.folder, "clone", "-q", "--bare", str(kit.repo), str(remote))
+        git(kit.repo, "remote", "add", "origin", str(remote))
+        await queue.handle.execute_update("resume")
+        assert (await ended(one))[0].outcome == "merged"
+        assert not (await queue.status()).trouble
+
+
+async def test_a_gate_of_ones_own_that_never_worked_freezes_nobody(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true")
+    queue.branch("one", {"a.txt": "x\n"})
+    queue.branch("two", {"b.txt": "x\n"})
+    async with kit.worker():
+        wrong = await queue.send("one", gates=[{"name": "t", "command": "false"}])
+        results = await ended(wrong, await queue.send("two"))
+        status = await queue.status()
+    assert [(result.outcome, result.code) for result in results] == [("sent-back", Code.GATE_INFRA), ("merged", None)]
+    assert status.mode == "open"
+
+
+async def test_a_push_that_mends_the_target_ends_the_freeze(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("test -e good")
+    queue.branch("innocent", {"a.txt": "x\n"})
+    async with kit.worker():
+        innocent = await queue.send("innocent")
+        await queue.when(lambda now: now.mode == "frozen")
+        commit(kit.repo, {"good": "x\n"})
+        assert (await ended(innocent))[0].outcome == "merged"
+
+
+async def test_a_branch_that_is_called_like_a_parking_one_never_lands_by_itself(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true", checkout="park")
+    queue.branch("mergewright/main", {"unseen.txt": "x\n"})
+    queue.branch("one", {"app.py": "VALUE = 2\n"})
+    async with kit.worker():
+        assert (await ended(await queue.send("one")))[0].outcome == "merged"
+    assert "unseen.txt" not in on_main(kit.repo)
+    assert git(kit.repo, "rev-parse", "mergewright/main")
+
+
+async def test_who_is_sent_back_may_come_again_with_the_same_head(kit: Kit) -> None:
+    queue = Queue(kit)
+    marker = kit.folder / "mended"
+    queue.configure(f"test -e {marker} || ! ls bad* 2>/dev/null")
+    queue.branch("bad", {"bad.txt": "x\n"})
+    async with kit.worker():
+        assert (await ended(await queue.send("bad")))[0].code is Code.GATE_RED
+        marker.touch()
+        assert (await ended(await queue.send("bad")))[0].outcome == "merged"

@@ -18,7 +18,7 @@ from tests.kit import Kit
 from tests.queue_kit import Queue, ended, on_main
 from tests.test_replay import replayer
 
-BRANCHES, SENDERS = 40, 4
+BRANCHES, SENDERS = 32, 4
 SUGGESTED = 100
 """Events after which the server suggests to continue as new; 4096 by default."""
 MARGIN = 150
@@ -59,7 +59,7 @@ async def test_nothing_is_lost_where_it_continues_as_new(impatient: Client, tmp_
     told = [answered(history) for history in runs]
     assert sorted(task for run in told for task in run) == sorted(map(queue.task, names)), "each is answered once"
     assert len(answers) >= 8
-    assert len(runs) >= 4
+    assert len(runs) >= 3, len(runs)
     assert max(len(history.events) for history in runs) <= SUGGESTED + MARGIN
     for history in runs:
         await replayer().replay_workflow(history)

@@ -233,6 +233,7 @@ class MergeAnswer(Model):
     gates: list[GateResult] = []
     reason: str = ""
     task_id: str = ""
+    submission: str = ""
     code: Code | None = None
     """None: it landed, or was taken back."""
     evidence: Evidence = Evidence()
@@ -280,6 +281,8 @@ class QueueState(Model):
     green_on: str = ""
     behind: str = ""
     """Why the local branch or a checkout did not come along with the last landing."""
+    trouble: str = ""
+    """Why chains can be neither built nor landed: of the repository, its remote or its settings. Tried again."""
 
 
 class QueuePlace(Model):
@@ -325,6 +328,7 @@ class QueueStatus(Model):
     ejected: int = 0
     flaky: dict[str, int] = {}
     behind: str = ""
+    trouble: str = ""
     last: list[MergeAnswer] = []
 
 

@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
         BuildInput,
         BuildResult,
         Built,
+        ChainToBuild,
         EjectInput,
         Evidence,
         FollowInput,
@@ -56,7 +57,8 @@ class MergeQueueWorkflow(QueueDesk):
     def __init__(self, state: QueueState) -> None:
         super().__init__(state)
         self.follow_at = 0.0
-        self.follow_pause = policy.HOLD_SECONDS
+        self.look_at = 0.0
+        self.follow_pause = self.trouble_pause = self.look_pause = policy.HOLD_SECONDS
 
     @workflow.run
     async def run(self, state: QueueState) -> None:  # noqa: ARG002 (it has been taken in `__init__`)
@@ -67,7 +69,7 @@ class MergeQueueWorkflow(QueueDesk):
             self.show()
             if self._is_long and not self.tests and not self.ending:
                 await workflow.wait_condition(workflow.all_handlers_finished)
-                if not self.withdrawn:
+                if not self.withdrawn and not self.leftover:
                     workflow.continue_as_new(self.s)
             elif not await self._something_to_do():
                 return
@@ -81,6 +83,8 @@ class MergeQueueWorkflow(QueueDesk):
         """Wait for a candidate, a result, an operator or a held one's time; False when the queue was idle for long."""
         now = workflow.time()
         times = [policy.wake_at(self.s.entries, now), self.follow_at if self.s.behind else None]
+        times.append(self.try_at if self.s.trouble else None)
+        times.append(self.look_at if self.s.frozen_on else None)
         wake = min((time for time in times if time is not None), default=None)
         idle = not self.s.entries and self.s.mode == "open"
         patience = timedelta(seconds=max(wake - now, 0.01)) if wake is not None else IDLE if idle else None
@@ -101,10 +105,18 @@ class MergeQueueWorkflow(QueueDesk):
         self._note_results()
         if self.withdrawn:
             return await self._take_back()
+        while self.leftover:
+            entry = self.leftover.pop()
+            if policy.find(self.s.entries, entry.op) is None:
+                await self._let_go(entry, MergeAnswer(op=entry.op, kind="noop"))
         if self.s.behind and (self.follow_now or self.follow_at <= workflow.time()):
             await self._follow()
         if self.s.mode == "paused":
             self._stop(list(self.tests))
+            return False
+        if self.s.trouble and workflow.time() < self.try_at:
+            return False
+        if self.s.frozen_on and self.look_at <= workflow.time() and not await self._look():
             return False
         view = self._view()
         if chain := chains.landable(view):
@@ -153,44 +165,95 @@ class MergeQueueWorkflow(QueueDesk):
     async def _build(self, wanted: list[Chain]) -> bool:
         missing = [chain for chain in wanted if chain not in self.sight.steps]
         given = BuildInput(
-            repo=self.s.repo, target=self.s.target, chains=[list(chain) for chain in missing], keep=self._tips()
+            repo=self.s.repo,
+            target=self.s.target,
+            chains=[self._to_build(chain) for chain in missing],
+            base=self.sight.base,
+            keep=self._tips(),
         )
         try:
             result: BuildResult = await workflow.execute_activity_method(
                 MergeActivities.build,
                 given,
                 summary=f"build chains: {len(missing)}, of candidates: {max(map(len, missing))} at most",
-                **options.git_options(workflow.info().task_queue, self.s.host),
+                **options.queue_options(workflow.info().task_queue, self.s.host),
             )
         except ActivityError as error:
-            entry = self._entry(missing[0][0])
-            await self._send_back(entry, MergeAnswer(op=entry.op, kind="failed", reason=options.retried(error)))
-            return True
+            return self._in_trouble(error)
+        self._out_of_trouble()
         if result.base != self.sight.base:
             self._moved(result.base)
         self.sight.settings, self.sight.slots = result.queue, result.slots
+        self.sight.gates = result.gates
         for chain, built in zip(missing, result.chains, strict=True):
-            for count, step in enumerate(built.steps, 1):
+            if not all(policy.find(self.s.entries, op) for op in chain):
+                continue  # one of them has been sent back just now
+            for count, step in enumerate(built.steps, built.made + 1):
                 self.sight.steps[chain[:count]] = step
-            if built.steps and self._gates(chain[: len(built.steps)]) <= set(built.green):
-                self.sight.known[chain[: len(built.steps)]] = "green"
+            count = built.made + len(built.steps)
+            if built.steps and set(self._gates(chain[:count])) <= set(built.green):
+                self.sight.known[chain[:count]] = "green"
             if built.stopped:
-                await self._apart(chain[: len(built.steps) + 1], built.alone)
+                await self._apart(chain[: count + 1], built.alone)
+        useful = {
+            chain[:count] for chain in [*wanted, *self.tests, *self.sight.known] for count in range(1, len(chain) + 1)
+        }
+        self.sight.steps = {chain: step for chain, step in self.sight.steps.items() if chain in useful}
         return True
+
+    async def _look(self) -> bool:
+        """Is the red target still where it was? Nothing is tested that would find out. False: in trouble."""
+        self.look_pause = min(2 * self.look_pause, policy.MAX_LOOK_SECONDS)
+        self.look_at = workflow.time() + self.look_pause
+        given = BuildInput(repo=self.s.repo, target=self.s.target, chains=[], base=self.sight.base, keep=self._tips())
+        try:
+            result: BuildResult = await workflow.execute_activity_method(
+                MergeActivities.build,
+                given,
+                summary="is the target still red?",
+                **options.queue_options(workflow.info().task_queue, self.s.host),
+            )
+        except ActivityError as error:
+            return self._in_trouble(error)
+        self._out_of_trouble()
+        if result.base != self.sight.base:
+            self._moved(result.base)
+        return True
+
+    def _in_trouble(self, error: ActivityError) -> bool:
+        """Of the repository, its remote, or its settings: nobody in the queue is to blame."""
+        self.trouble_pause = min(2 * self.trouble_pause, policy.MAX_TROUBLE_SECONDS)
+        self.try_at = workflow.time() + self.trouble_pause
+        self.put(trouble=options.retried(error))
+        workflow.logger.error("the merge queue is in trouble: %s", self.s.trouble)
+        return False
+
+    def _out_of_trouble(self) -> None:
+        self.trouble_pause = policy.HOLD_SECONDS
+        if self.s.trouble:
+            self.put(trouble="")
+
+    def _to_build(self, chain: Chain) -> ChainToBuild:
+        made = next((count for count in range(len(chain), 0, -1) if chain[:count] in self.sight.steps), 0)
+        on = self.sight.steps[chain[:made]].sha if made else ""
+        return ChainToBuild(ops=list(chain), made=made, on=on)
 
     async def _apart(self, chain: Chain, alone: Built | None) -> None:
         """The last of the chain cannot be put on the others; or on the target itself: then it is sent back."""
-        self.sight.known[chain] = "apart"
-        entry = policy.find(self.s.entries, chain[-1])
-        if alone is not None and entry is not None:
-            await self._send_back(entry, _unbuildable(chain[-1], alone))
+        if alone is None:
+            self.sight.known[chain] = "apart"
+        else:
+            await self._send_back(self._entry(chain[-1]), _unbuildable(chain[-1], alone))
 
-    def _gates(self, chain: Chain) -> set[str]:
-        return {digest for op in chain for digest in self._entry(op).gates}
+    def _gates(self, chain: Chain) -> list[str]:
+        """Each once, in the order of the candidates."""
+        return list(dict.fromkeys(digest for op in chain for digest in self._entry(op).gates))
 
     def _tips(self) -> list[str]:
-        return sorted({step.sha for chain, step in self.sight.steps.items()
-                       if chain in self.tests or chain in self.sight.known})  # fmt: skip
+        """Of the chains that are known: to pin them keeps gc away from all commits in them."""
+        steps = self.sight.steps
+        inner = {chain[:-1] for chain in steps}
+        return sorted({step.sha for chain, step in steps.items() if chain not in inner})
 
     def _moved(self, base: str) -> None:
         """The target is elsewhere, not by our doing: what was known is not true any more. Costs nobody an attempt."""
@@ -211,10 +274,9 @@ class MergeQueueWorkflow(QueueDesk):
             if chain not in self.tests:
                 step = self.sight.steps[chain]
                 number = self.sight.reds.get(chain[0], 0) if len(chain) == 1 else 0
-                self._start(chain, step.sha, step.tree, list(chain), number)
+                self._start(chain, step.sha, step.tree, self._gates(chain), number)
 
-    def _start(self, chain: Chain, tip: str, tree: str, gates_of: list[str], number: int) -> None:
-        entries = [self._entry(op) for op in gates_of]
+    def _start(self, chain: Chain, tip: str, tree: str, gates: list[str], number: int) -> None:
         given = TestInput(
             repo=self.s.repo,
             target=self.s.target,
@@ -222,7 +284,7 @@ class MergeQueueWorkflow(QueueDesk):
             tip=tip,
             tree=tree,
             ops=list(chain),
-            gates_of=gates_of,
+            gates=gates,
             number=number,
             queue=self.sight.settings,
         )
@@ -233,7 +295,6 @@ class MergeQueueWorkflow(QueueDesk):
             summary=f"gates on {tip[:12]}: {tasks[:120]}" + (", confirming red" if number else ""),
             **options.gate_options(workflow.info().task_queue, self.s.host, _LONGEST),
         )
-        gates = sorted({digest for entry in entries for digest in entry.gates})
         self.tests[chain] = Test(handle, tip, gates, workflow.time(), number)
 
     def _stop(self, stopped: list[Chain]) -> None:
@@ -270,6 +331,10 @@ class MergeQueueWorkflow(QueueDesk):
                 self.sight.known[chain] = "green"
             return
         self.sight.red[chain] = tested
+        if chain == _TARGET:
+            self.sight.red_gates = [
+                digest for digest, gate in zip(test.gates, tested.results, strict=False) if not gate.passed
+            ]
         if len(chain) < 2:
             self.sight.reds[name] = self.sight.reds.get(name, 0) + 1
             self.sight.doubted.add(name)
@@ -299,13 +364,17 @@ class MergeQueueWorkflow(QueueDesk):
             return await self._eject(entry, "gate_red", Code.SEMANTIC_CONFLICT if others else Code.GATE_RED)
         if self.s.mode == "frozen":
             # It came to mend the target, and did not: it waits like the others.
-            self.put(mode_since=max(self.s.mode_since, entry.number))
+            self.put(entries=policy.replaced(self.s.entries, entry.model_copy(update={"failed_on": sight.base})))
             return True
         if sight.reds.get("", 0) > policy.CONFIRMING_RUNS:
+            red = [gate for gate in sight.red[_TARGET].results if not gate.passed]
+            if not red or gate_faults.broken(red) or not {*sight.red_gates} & {*sight.gates, *self.s.green}:
+                # They are its own gates, and were never green: that says nothing of the target.
+                return await self._eject(entry, "gate_infra", Code.GATE_INFRA)
             self._freeze()
             return True
         if _TARGET not in self.tests and len(self.tests) + len(self.ending) < sight.slots:
-            self._start(_TARGET, sight.base, "", [op], sight.reds.get("", 0))
+            self._start(_TARGET, sight.base, "", entry.gates, sight.reds.get("", 0))
         return False
 
     def _freeze(self) -> None:
@@ -318,6 +387,8 @@ class MergeQueueWorkflow(QueueDesk):
         what = last.task_id if last else self.sight.base[:12]
         reason += f'. Mend it, or let a task revert it: starter.py start "Revert {what}" --repo {self.s.repo}'
         self._stop(list(self.tests))
+        self.look_pause = policy.HOLD_SECONDS
+        self.look_at = workflow.time() + self.look_pause
         self.put(mode="frozen", mode_reason=reason, mode_since=self.s.arrivals, frozen_on=self.sight.base)
 
     async def _eject(self, entry: QueueEntry, kind: Literal["gate_red", "gate_infra"], code: Code) -> bool:
@@ -340,7 +411,7 @@ class MergeQueueWorkflow(QueueDesk):
         return True
 
     async def _send_back(self, entry: QueueEntry, answer: MergeAnswer) -> None:
-        """Out of the queue, with what explains it; nothing is kept for it in the repository any more."""
+        """Out of the queue, with what explains it."""
         self._stop([chain for chain in self.tests if entry.op in chain])
         sight = self.sight
         sight.known = chains.without(sight.known, entry.op)
@@ -348,6 +419,10 @@ class MergeQueueWorkflow(QueueDesk):
         sight.red = chains.without(sight.red, entry.op)
         sight.reds.pop(entry.op, None)
         sight.doubted.discard(entry.op)
+        await self.answer(entry, await self._let_go(entry, answer))
+
+    async def _let_go(self, entry: QueueEntry, answer: MergeAnswer) -> MergeAnswer:
+        """Nothing is kept for it in the repository any more. The answer comes back with what explains it."""
         given = EjectInput(
             repo=self.s.repo,
             target=self.s.target,
@@ -362,14 +437,13 @@ class MergeQueueWorkflow(QueueDesk):
                 MergeActivities.eject,
                 given,
                 summary=f"send {entry.task_id} back: {answer.code or answer.kind}",
-                **options.git_options(workflow.info().task_queue, self.s.host),
-            )
-            answer = answer.model_copy(
-                update={"evidence": answer.evidence.model_copy(update={"landed_by": found.landed_by})}
+                **options.queue_options(workflow.info().task_queue, self.s.host),
             )
         except ActivityError as error:
             workflow.logger.warning("%s goes back without all evidence: %s", entry.task_id, options.retried(error))
-        await self.answer(entry, answer)
+            return answer
+        explained = answer.evidence.model_copy(update={"landed_by": found.landed_by})
+        return answer.model_copy(update={"evidence": explained})
 
     # --- landing ---------------------------------------------------------------------------------------
 
@@ -396,22 +470,17 @@ class MergeQueueWorkflow(QueueDesk):
                 MergeActivities.land,
                 LandingInput(land=land, steps=steps),
                 summary=f"land {steps[-1].sha[:12]}: {', '.join(entry.task_id for entry in entries)[:120]}",
-                **options.git_options(workflow.info().task_queue, self.s.host),
+                **options.queue_options(workflow.info().task_queue, self.s.host),
             )
         except ActivityError as error:
-            for entry in entries:
-                await self._send_back(
-                    entry, MergeAnswer(op=entry.op, kind="failed", base=land.base, reason=options.retried(error))
-                )
-            self._moved("")
-            return True
+            return self._in_trouble(error)
         finally:
             self.landing = ()
-        self.sight.doubted |= set(passed_over)
-        await self._landed(chain, result)
+        self._out_of_trouble()
+        await self._landed(chain, passed_over, result)
         return True
 
-    async def _landed(self, chain: Chain, result: LandingResult) -> None:
+    async def _landed(self, chain: Chain, passed_over: Chain, result: LandingResult) -> None:
         for op in result.gone:
             await self._send_back(self._entry(op), MergeAnswer(op=op, kind="withdrawn", reason="its task is over"))
         for op in result.moved:
@@ -424,6 +493,7 @@ class MergeQueueWorkflow(QueueDesk):
             return
         match landed.kind:
             case "landed":
+                self.sight.doubted |= set(passed_over)
                 await self._all_landed(chain, landed.sha, landed.behind)
             case "lost_race":
                 self._moved("")
@@ -431,8 +501,9 @@ class MergeQueueWorkflow(QueueDesk):
                 text = landed.reason or "your changes are in the way"
                 files = ", ".join(landed.in_the_way[:20]) + (" …" if len(landed.in_the_way) > 20 else "")
                 why = f"{Code.CHECKOUT_BLOCKED}: a free checkout of the target: {text} in {landed.checkout}: {files}"
+                now = workflow.time()  # they are tried again together
                 for op in result.blocking:
-                    await self._hold(self._entry(op), why)
+                    await self._hold(self._entry(op), why, now)
             case "rejected":
                 await self._rejected(chain, landed.reason)
 
@@ -444,7 +515,7 @@ class MergeQueueWorkflow(QueueDesk):
         kept = set(self.s.green) if self.s.green_on == sight.base and not gates else set()
         self.put(
             odds=self.s.odds.with_landed(len(chain)) if gates else self.s.odds,
-            green=sorted(gates | kept),
+            green=sorted({*gates, *kept}),
             green_on=tip,
             behind=behind,
         )
@@ -463,6 +534,9 @@ class MergeQueueWorkflow(QueueDesk):
             red=chains.after_landing(sight.red, chain),
             doubted=sight.doubted - set(chain),
         )
+        for left in [left for left, verdict in self.sight.known.items() if verdict == "red" and len(left) == 1]:
+            if left not in self.sight.red:  # the remote refused it together with what has landed: now by itself
+                del self.sight.known[left]
         # Red on top of what has just landed is red alone on the target now.
         self.sight.reds = {left[0]: 1 for left in self.sight.red if len(left) == 1}
         if sha != tip:  # it had landed before, and somebody pushed since
@@ -470,10 +544,10 @@ class MergeQueueWorkflow(QueueDesk):
         for entry, step in zip(entries, steps, strict=True):
             await self.answer(entry, MergeAnswer(op=entry.op, kind="landed", sha=step, base=sight.base))
 
-    async def _hold(self, entry: QueueEntry, why: str) -> None:
+    async def _hold(self, entry: QueueEntry, why: str, now: float) -> None:
         await self.note(entry, why)
         entry = self._entry(entry.op)
-        self.put(entries=policy.replaced(self.s.entries, policy.held(entry, why, workflow.time())))
+        self.put(entries=policy.replaced(self.s.entries, policy.held(entry, why, now)))
 
     async def _rejected(self, chain: Chain, reason: str) -> None:
         """By the remote. Of a longer chain it may be because of any of them."""
@@ -495,7 +569,7 @@ class MergeQueueWorkflow(QueueDesk):
                 MergeActivities.follow,
                 given,
                 summary=f"bring {self.s.target} along",
-                **options.git_options(workflow.info().task_queue, self.s.host),
+                **options.queue_options(workflow.info().task_queue, self.s.host),
             )
         except ActivityError as error:
             behind = options.retried(error)
@@ -526,6 +600,9 @@ def _unbuildable(op: str, built: Built) -> MergeAnswer:
             return MergeAnswer(op=op, kind="noop", code=Code.NOOP, base=built.base, reason=reason)
         case "stale":
             return MergeAnswer(op=op, kind="stale", code=Code.CAS_LOST, base=built.base, reason="the target has moved")
+        case "lost":
+            reason = "what was kept of it is gone: send it in again"
+            return MergeAnswer(op=op, kind="failed", base=built.base, reason=reason)
         case "policy":
             evidence = Evidence(base=built.base, files=built.paths)
             return MergeAnswer(

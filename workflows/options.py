@@ -16,8 +16,8 @@ from temporalio.workflow import ActivityCancellationType
 
 from activities.settings import INVALID_TASK, AgentSpec, GateSpec
 
-HEARTBEAT = timedelta(seconds=60)
-"""Every activity beats each 5 s; a minute of silence means that its worker is gone (research: temporal, section 3)."""
+HEARTBEAT = timedelta(seconds=30)
+"""Every activity beats each 5 s; half a minute of silence means that its worker is gone (research: temporal, section 3)."""
 
 # Our own trouble (a crash, a full disk) costs the user nothing, so it is tried again for long; but not for ever:
 # then the task is blocked with the reason.
@@ -68,6 +68,17 @@ def prepare_options(shared: str) -> Options:
 
 def git_options(shared: str, host: str) -> Options:
     return _options(work_queue(shared, host), timedelta(hours=1))
+
+
+def queue_options(shared: str, host: str) -> Options:
+    """Of a merge queue, which must not stand still for long without saying why."""
+    few = RetryPolicy(
+        initial_interval=timedelta(seconds=1),
+        maximum_interval=timedelta(seconds=5),
+        maximum_attempts=5,
+        non_retryable_error_types=[INVALID_TASK],
+    )
+    return {**git_options(shared, host), "retry_policy": few}
 
 
 def agent_options(shared: str, host: str, agent: AgentSpec, start_within: timedelta | None) -> Options:

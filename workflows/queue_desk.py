@@ -48,6 +48,10 @@ class Sight:
     settings: QueueSettings = field(default_factory=QueueSettings)
     slots: int = 1
     known: dict[Chain, Verdict] = field(default_factory=dict)
+    gates: list[str] = field(default_factory=list)
+    """Digests of those that the target's own settings name."""
+    red_gates: list[str] = field(default_factory=list)
+    """Digests of those that are red on the target itself."""
     steps: dict[Chain, Step] = field(default_factory=dict)
     """The last commit of each chain that was built."""
     red: dict[Chain, Tested] = field(default_factory=dict)
@@ -63,6 +67,8 @@ class QueueDesk:
         self.s = state
         self.withdrawn: dict[str, str] = {}
         """Ops to take out, and why."""
+        self.leftover: list[QueueEntry] = []
+        """Answered before: nothing is to be kept for them."""
         self.landing: Chain = ()
         self.sight = Sight()
         self.order: list[str] = []
@@ -71,6 +77,8 @@ class QueueDesk:
         self.ending: list[Test] = []
         """Cancelled, and not dead yet: their slots are not free."""
         self.woken = self.follow_now = False
+        self.try_at = 0.0
+        """When what is in trouble is tried again, in seconds since the epoch."""
 
     def put(self, **changed: Any) -> None:
         self.s = self.s.model_copy(update=changed)
@@ -86,11 +94,16 @@ class QueueDesk:
 
     def take_in(self, entry: QueueEntry) -> None:
         """A new candidate, or one that is known."""
-        if policy.find(self.s.entries, entry.op):
-            self.withdrawn.pop(entry.op, None)
+        landed = {answer.task_id for answer in self.s.recent if answer.kind in ("landed", "noop")}
+        after = [task for task in entry.after if task not in landed]
+        if known := policy.find(self.s.entries, entry.op):
+            if not self.withdrawn.get(entry.op):  # what an operator has taken out stays out
+                self.withdrawn.pop(entry.op, None)
+            self._change(known, after=after)
+            self.woken = True
             return
         arrivals = self.s.arrivals + 1
-        placed = entry.model_copy(update={"number": arrivals, "since": workflow.time()})
+        placed = policy.short(entry.model_copy(update={"number": arrivals, "since": workflow.time(), "after": after}))
         self.put(entries=[*self.s.entries, placed], arrivals=arrivals, host=entry.host)
         self.woken = True
 
@@ -99,7 +112,10 @@ class QueueDesk:
     @workflow.signal(description="queue a candidate; the same one again is answered again, not landed again")
     async def submit(self, entry: QueueEntry) -> None:
         before = next((answer for answer in self.s.recent if answer.op == entry.op), None)
-        if before is not None and before.kind in ("landed", "noop"):
+        if before is not None and (before.kind in ("landed", "noop") or before.submission == entry.submission):
+            # Whoever asked has pinned it once more: an attempt that was killed, or one that missed our answer.
+            self.leftover.append(entry)
+            self.woken = True
             await tell(entry.answer_to, "merge_answer", before)
         else:
             self.take_in(entry)
@@ -127,6 +143,7 @@ class QueueDesk:
         return "paused; " + self._mode("paused")
 
     def _resume(self) -> str:
+        self.try_at = 0.0
         self.sight.reds.clear()
         self.sight.known = {chain: verdict for chain, verdict in self.sight.known.items() if verdict != "red"}
         return "goes on; " + self._mode("open")
@@ -148,7 +165,12 @@ class QueueDesk:
     def _cancel(self, task: str) -> str:
         entry = self._known(task)
         self._take_out(entry.op, "taken out by an operator")
-        return f"{entry.task_id} is taken out"
+        landing = entry.op in self.landing
+        return (
+            f"{entry.task_id} is landing: it is taken out unless that succeeds"
+            if landing
+            else (f"{entry.task_id} is taken out")
+        )
 
     def _set_priority(self, given: Priority) -> str:
         entry = self._known(given.task)
@@ -194,7 +216,7 @@ class QueueDesk:
     def retry_checkout(self) -> str:
         return self._retry_checkout()
 
-    @workflow.update(description="send a candidate back, by its task or op")
+    @workflow.update(description="take a candidate out, by its task or op; a task ends as abandoned")
     def cancel(self, task: str) -> str:
         return self._cancel(task)
 
@@ -238,7 +260,7 @@ class QueueDesk:
     def on_retry_checkout(self) -> None:
         self._retry_checkout()
 
-    @workflow.signal(name="cancel", description="send a candidate back, by its task or op")
+    @workflow.signal(name="cancel", description="take a candidate out, by its task or op; a task ends as abandoned")
     def on_cancel(self, task: str) -> None:
         with suppress(ApplicationError):
             self._cancel(task)
@@ -282,6 +304,7 @@ class QueueDesk:
             ejected=now.ejected,
             flaky=now.flaky,
             behind=now.behind,
+            trouble=now.trouble,
             last=now.recent[-10:],
         )
 
@@ -314,22 +337,25 @@ class QueueDesk:
 
     async def answer(self, entry: QueueEntry, answer: MergeAnswer) -> None:
         landed = answer.kind == "landed"
-        told = answer.model_copy(update={"task_id": entry.task_id, "at": workflow.time()})
+        told = answer.model_copy(
+            update={"task_id": entry.task_id, "submission": entry.submission, "at": workflow.time()}
+        )
         self.withdrawn.pop(entry.op, None)
         entries = policy.without(self.s.entries, entry.op)
         self.put(
             entries=policy.after_landing(entries, entry.task_id) if landed or answer.kind == "noop" else entries,
             recent=policy.remember(self.s.recent, told),
             landed=self.s.landed + landed,
-            ejected=self.s.ejected + (not landed),
+            ejected=self.s.ejected + (answer.kind not in ("landed", "noop", "withdrawn")),
         )
         workflow.logger.info("%s: %s %s", entry.task_id, answer.kind, answer.reason)
         await tell(entry.answer_to, "merge_answer", told)
 
     async def note(self, entry: QueueEntry, why: str) -> None:
         """Why it waits, for its task's status; told once."""
+        why = why[: policy.MOST_CHARACTERS]
         if why and why != entry.why:
-            self.put(entries=policy.replaced(self.s.entries, entry.model_copy(update={"why": why})))
+            self._change(entry, why=why)
             await tell(entry.answer_to, "queue_note", QueueNote(op=entry.op, text=why))
 
 

@@ -58,6 +58,8 @@ def queue_story(status: QueueStatus) -> str:
     lines = [f"### Merge queue of {status.target.removeprefix('refs/heads/')}", "", _queue_line(status)]
     if status.mode_reason:
         lines += ["", *_quoted(status.mode_reason)]
+    if status.trouble:
+        lines += ["", "**In trouble**, tried again:", "", *_quoted(status.trouble)]
     if status.behind:
         lines += ["", f"Behind: {_plain(status.behind)}"]
     if status.flaky:

@@ -361,6 +361,7 @@ class TaskWorkflow(TurnTaking):
             gates=settings.gates,
             host=ready.host,
             date=int(workflow.time()),
+            submission=f"{workflow.info().run_id}/{workflow.time():.3f}",
             checked_on=found.base if settings.gates else "",
             overlaps=len(found.overlaps),
             priority=settings.delivery.priority,

@@ -20,7 +20,7 @@ def have_landed(git: Git, base: str, tasks: Sequence[str]) -> list[str]:
         task
         for task in tasks
         if any(
-            f"Task-Id: {task}" in body.splitlines()
+            f"Task-Id: {task}" in body.split("\n")[1:]  # a subject is the task's own
             for body in git("log", "-z", "--first-parent", "-F", f"--grep=Task-Id: {task}", "--format=%B", base).split(
                 "\0"
             )

@@ -135,10 +135,13 @@ def parking_branch(target: str) -> str:
     return f"refs/heads/mergewright/{target.removeprefix('refs/heads/')}"
 
 
+def _record(target: str) -> str:
+    """The ref that says what we parked. The branch of that name may have been there before, or hold more by now."""
+    return f"refs/mergewright/parked/{target.removeprefix('refs/heads/')}"
+
+
 def _parked(repository: Repository, target: str) -> str | None:
-    with suppress(RepositoryProblem):
-        return repository.tip(parking_branch(target))
-    return None
+    return repository.sha(_record(target))
 
 
 @dataclass(frozen=True)
@@ -190,16 +193,25 @@ class _Landing:
         branch = parking_branch(target)
         if new:  # it begins where the target is: then it moves as any other, with its checkouts
             try:
-                self.git.update_refs(f"create {branch} {old}")
-            except GitError as error:  # such as a branch `mergewright`, which leaves no room for one below
+                self.git.update_refs(f"create {branch} {old}", f"create {_record(target)} {old}")
+            except GitError as error:  # there is one already, or one `mergewright`, which leaves no room for one below
                 raise _blocked(old, self.repository.path, [branch], str(error)) from error
+        elif self.repository.sha(branch) != old:
+            raise _blocked(old, self.repository.path, [f"{branch} is not where work was parked, {old[:12]}"])
         self._move(branch, old, tip, message, ops)
 
     def _unpark(self, target: str) -> None:
         """The target has caught up: its stand-in goes, unless somebody has it checked out."""
         branch, parked = parking_branch(target), _parked(self.repository, target)
         if parked and self._contains(self.repository.tip(target), parked) and not self.repository.checkouts(branch):
-            self.git.update_refs(f"delete {branch} {parked}")
+            gone = [f"delete {branch} {parked}"] if self.repository.sha(branch) == parked else []
+            self.git.update_refs(*gone, f"delete {_record(target)} {parked}")
+
+    def _note_parked(self, branch: str, tip: str) -> None:
+        """To be done before the journal goes: else a kill in between leaves the record behind."""
+        record = _record(branch.removeprefix("refs/heads/mergewright/"))
+        if branch.startswith("refs/heads/mergewright/") and self.repository.sha(record):
+            self.git.update_refs(f"update {record} {tip}")
 
     def follow(self, target: str, tip: str, *, bare: bool) -> str:
         try:
@@ -252,6 +264,7 @@ class _Landing:
             for move in moves:
                 move.release()
         unpin(self.git, *ops)
+        self._note_parked(target, tip)
         self.journal.unlink()
         return "; ".join(leaving.left)
 
@@ -293,6 +306,7 @@ class _Landing:
                     raise _blocked(self.repository.tip(target), work_tree, error.found) from None
         if landed:
             unpin(self.git, *left.ops)
+            self._note_parked(left.target, left.tip)
         self.journal.unlink()
 
     def _expect_no_rebase(self, target: str, base: str) -> None:

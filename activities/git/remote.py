@@ -8,7 +8,6 @@ remote from it, and only one that names a place and no command. A remote that is
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,9 +28,8 @@ _ADDRESS = re.compile(
     r"|/[^\0-\x1f]*"
     r"|(?:[\w.][\w.+-]*@)?[A-Za-z0-9_][\w.-]*:(?![-:]|//)[^\0-\x1f]+"  # scp-like
 )
-_REFUSED = re.compile(
-    r"\[remote rejected\]|returned error: 40[13]|Authentication failed|could not read Username|[Dd]enied"
-)
+_REFUSED = re.compile(r"\[remote rejected\]")
+"""By the remote's own rules. A login that is missing or has expired is not the candidate's fault."""
 _REASON = re.compile(r"\[remote rejected\] \((.*)\)")
 _BUSY = re.compile(r"\block\b|failed to update ref|incorrect old value")
 """Another push to the same branch is just under way."""
@@ -40,7 +38,7 @@ _BUSY = re.compile(r"\block\b|failed to update ref|incorrect old value")
 def fetch(repository: Repository, remote: str, target: str) -> str:
     """The sha of the remote's branch `target` (a full ref). Every object that comes is checked.
 
-    Raises RepositoryProblem when there is no such remote or branch; GitError and TimeoutExpired when it fails.
+    Raises RepositoryProblem when there is no such remote or branch; GitError when it fails.
     """
     with _online(repository) as git:
         return _fetch(repository, git, _address(repository, remote, "url"), remote, target)
@@ -81,8 +79,8 @@ def _push(git: Git, url: str, target: str, base: str, tip: str) -> str | None:
         done = git.run(
             "push", "--porcelain", *only, "--", url, f"{tip}:{target}", ok=range(-64, 256), timeout=NETWORK_SECONDS
         )
-    except subprocess.TimeoutExpired:
-        return f"it took more than {NETWORK_SECONDS:.0f} seconds"
+    except GitError as error:
+        return error.stderr
     return None if done.returncode == 0 else (done.stdout + done.stderr).decode("utf-8", "replace")
 
 

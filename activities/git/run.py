@@ -63,6 +63,7 @@ _CARRIED = {
     "core.eol",
     "core.sparsecheckout",
     "core.sparsecheckoutcone",
+    "core.sharedrepository",
     "extensions.objectformat",
 }
 
@@ -103,7 +104,7 @@ class Git:
         timeout: float = 300,
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Raises GitError when the exit code is not in `ok`, subprocess.TimeoutExpired after `timeout` seconds."""
+        """Raises GitError when the exit code is not in `ok`, and after `timeout` seconds."""
         with subprocess.Popen(
             ["git", *_FLAGS, *args],
             cwd=self.env.get("GIT_WORK_TREE", "/"),
@@ -116,9 +117,11 @@ class Git:
         ) as process:
             try:
                 out, err = process.communicate(stdin, timeout)
-            except BaseException:
+            except BaseException as error:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)  # with what it has started, such as an ssh
+                if isinstance(error, subprocess.TimeoutExpired):  # which tells all arguments, a URL's password too
+                    raise GitError(args[:1], -1, f"it took more than {timeout:.0f} seconds") from None
                 raise
         if process.returncode not in ok:
             raise GitError(args, process.returncode, err.decode("utf-8", "replace"))

@@ -12,14 +12,19 @@ import fcntl
 import os
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from activities.git.clone import delete, make
 from activities.git.repository import Repository
 from activities.git.run import Git, GitError, shadow
+
+log = structlog.get_logger()
 
 
 class NoSlotFree(Exception):
@@ -77,12 +82,22 @@ def checkout(slot: Slot, repository: Repository, commit: str, origin: tuple[str,
             _switch(slot, git, commit)
         except (GitError, OSError):  # the gate took away our right to tidy up: from nothing, then
             for name in ("tree", "index"):
-                delete(slot.folder / name)
+                put_away(slot.folder / name)
             slot.tree.mkdir()
             _switch(slot, git, commit)
         make(slot.tree / ".git", repository, git, head=commit, refs=refs)
         shutil.copy2(slot.index, slot.tree / ".git" / "index")
     return slot.tree
+
+
+def put_away(path: Path) -> None:
+    """Deletes it. What belongs to another user, as whom a gate ran a container, is moved aside for a person."""
+    try:
+        delete(path)
+    except OSError as error:
+        aside = path.with_name(f"{path.name}.left-{uuid.uuid4().hex[:8]}")
+        path.rename(aside)
+        log.warning("a gate left what we may not delete: delete it by hand", path=str(aside), error=str(error))
 
 
 def _switch(slot: Slot, git: Git, commit: str) -> None:

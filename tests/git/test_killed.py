@@ -1,6 +1,6 @@
 """Every operation, killed before each of its steps in turn; each attempt finds what the last one left.
 
-Most of the steps between the first and the last ones are left out; MERGEWRIGHT_EVERY_STEP=1 has them too.
+Of the steps between the first and the last ones every fourth is tried; MERGEWRIGHT_EVERY_STEP=1 tries all.
 """
 
 from __future__ import annotations
@@ -25,38 +25,31 @@ _EFFECTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod"
 
 
 EVERY = 1 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 4
-ENDS = 4
-"""Steps at the beginning, and at the end, that are never left out."""
+FIRST = 4
+"""Steps at the beginning that are never left out."""
 
 
 def killed_at_each_step(folder: Path, act: Callable[[], object]) -> None:
-    """`folder` has all that `act` changes."""
-    steps = _steps(folder, act)
-    assert steps > 3  # else the hook saw nothing, and nothing was tried
-    step = 0
-    while ENDS <= step < steps - ENDS and step % EVERY != steps % EVERY or _killed(act, step):
-        step += 1
-
-
-def _steps(folder: Path, act: Callable[[], object]) -> int:
-    """How many it takes; all is as before then."""
+    """`folder` has all that `act` changes: where it comes to its end, it is put back for the last steps left out."""
     before = folder.with_name(f"{folder.name}-before")
-    shutil.copytree(folder, before, symlinks=True)
-    steps = _run(act, None)
-    shutil.rmtree(folder)
-    before.rename(folder)
-    assert steps is not None
-    return steps
+    step, stride, every = 0, 1, EVERY
+    while True:
+        shutil.rmtree(before, ignore_errors=True)
+        shutil.copytree(folder, before, symlinks=True)
+        if _killed(act, step):
+            stride = every if step >= FIRST else 1
+            step += stride
+        elif stride == 1:
+            break
+        else:
+            shutil.rmtree(folder)
+            before.rename(folder)
+            step, stride, every = step - stride + 1, 1, 1
+    assert step > 3  # else the hook saw nothing, and nothing was tried
 
 
 def _killed(act: Callable[[], object], last: int | str) -> bool:
     """Whether a process of its own died before its step `last`, a number or a word in it; False: it came to its end."""
-    return _run(act, last) is None
-
-
-def _run(act: Callable[[], object], last: int | str | None) -> int | None:
-    """The steps of a process of its own; None: it died before its step `last`."""
-    read, write = os.pipe()
     if (child := os.fork()) == 0:
         count = 0
 
@@ -73,15 +66,11 @@ def _run(act: Callable[[], object], last: int | str | None) -> int | None:
         with contextlib.suppress(Exception):
             sys.addaudithook(step)
             act()
-            os.write(write, str(count).encode())
             os._exit(0)
         os._exit(1)
-    os.close(write)
-    with os.fdopen(read) as told:
-        steps = told.read()
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, f"failed, to be killed before {last}"
-    return None if os.WIFSIGNALED(status) else int(steps)
+    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0, f"failed after {last} steps"
+    return os.WIFSIGNALED(status)
 
 
 def leftovers(worktree: Worktree) -> list[str]:

@@ -69,6 +69,8 @@ def _level(one: Waiting, now: float) -> int:
 
 def _with_dependencies(order: Sequence[str], waiting: Mapping[str, Waiting]) -> list[str]:
     """The same order, but each after all that it has to follow; these are brought forward."""
+    if not any(one.after for one in waiting.values()):
+        return list(order)
     rank = {op: number for number, op in enumerate(order)}
     left = {op: sorted(after, key=rank.__getitem__, reverse=True) for op, after in _acyclic(waiting).items()}
     seen: set[str] = set()

@@ -27,13 +27,18 @@ REMEMBERED = 200
 REMEMBERED_TAIL = 500
 """Characters of a red gate's output."""
 MAX_FOLLOW_SECONDS = 600.0
+MAX_TROUBLE_SECONDS = 60.0
+MAX_LOOK_SECONDS = 120.0
+MOST_CHARACTERS = 300
+MOST_PATHS = 10
 
 
 def why_not(entry: QueueEntry, state: QueueState, now: float) -> str:
     """Why it must not go yet; empty: it may. Dependencies are looked at in `going`."""
     if state.mode == "draining" and entry.number > state.mode_since:
         return "the queue is being drained: it goes when the queue is resumed"
-    if state.mode == "frozen" and entry.number <= state.mode_since:
+    tried = entry.failed_on and state.frozen_on in ("", entry.failed_on)
+    if state.mode == "frozen" and (entry.number <= state.mode_since or tried):
         return f"the queue is frozen: {state.mode_reason}"
     if entry.protected and not entry.allowed:
         return f"leave to change {', '.join(entry.protected[:10])}: `allow` it, or `cancel` it"
@@ -60,12 +65,15 @@ def going(state: QueueState, now: float, settled: Sequence[str]) -> tuple[list[Q
     free = [entry for entry in state.entries if entry.op not in waits]
     known = {entry.op: entry for entry in free}
     order = [known[op] for op in ordered([_waiting(entry, by_task) for entry in free], now, settled)]
-    late: list[QueueEntry] = []
+    soon: list[QueueEntry] = []
+    late: dict[str, QueueEntry] = {}
     for entry in order:  # those that follow a held one come after it, wherever it goes
         tried = entry.holds and entry.not_before + OVERDUE_SECONDS > now
-        if tried or not {other.task_id for other in late}.isdisjoint(entry.after):
-            late.append(entry)
-    return [*(entry for entry in order if entry not in late), *late], waits
+        if tried or not late.keys().isdisjoint(entry.after):
+            late[entry.task_id] = entry
+        else:
+            soon.append(entry)
+    return [*soon, *late.values()], waits
 
 
 def _waiting(entry: QueueEntry, by_task: dict[str, QueueEntry]) -> Waiting:
@@ -80,7 +88,14 @@ def wake_at(entries: Sequence[QueueEntry], now: float) -> float | None:
 
 def held(entry: QueueEntry, reason: str, now: float) -> QueueEntry:
     pause = min(HOLD_SECONDS * 2.0 ** min(entry.holds, 10), MAX_HOLD_SECONDS)
-    return entry.model_copy(update={"why": reason, "holds": entry.holds + 1, "not_before": now + pause})
+    return entry.model_copy(
+        update={"why": reason[:MOST_CHARACTERS], "holds": entry.holds + 1, "not_before": now + pause}
+    )
+
+
+def short(entry: QueueEntry) -> QueueEntry:
+    """A thousand of them travel with the queue."""
+    return entry.model_copy(update={"title": entry.title[:MOST_CHARACTERS], "protected": entry.protected[:MOST_PATHS]})
 
 
 def replaced(entries: Sequence[QueueEntry], entry: QueueEntry) -> list[QueueEntry]:
@@ -104,7 +119,7 @@ def after_landing(entries: Sequence[QueueEntry], task: str) -> list[QueueEntry]:
 def remember(recent: Sequence[MergeAnswer], answer: MergeAnswer) -> list[MergeAnswer]:
     """All that are remembered travel with the queue, so each is short."""
     evidence = answer.evidence
-    short = evidence.model_copy(
+    cut = evidence.model_copy(
         update={
             "files": evidence.files[:10],
             "messages": evidence.messages[:5],
@@ -114,7 +129,9 @@ def remember(recent: Sequence[MergeAnswer], answer: MergeAnswer) -> list[MergeAn
             ],
         }
     )
-    kept = answer.model_copy(update={"conflict": None, "gates": [], "evidence": short})
+    kept = answer.model_copy(
+        update={"conflict": None, "gates": [], "evidence": cut, "reason": tail(answer.reason, 500)}
+    )
     return [*(old for old in recent if old.op != answer.op), kept][-REMEMBERED:]
 
 
