@@ -17,7 +17,7 @@ from temporalio.workflow import ActivityCancellationType
 from activities.settings import INVALID_TASK, AgentSpec, GateSpec
 
 HEARTBEAT = timedelta(seconds=30)
-"""Every activity beats each 5 s; half a minute of silence means that its worker is gone (research: temporal, section 3)."""
+"""Every activity beats each 5 s; half a minute of silence means that its worker is gone."""
 
 # Our own trouble (a crash, a full disk) costs the user nothing, so it is tried again for long; but not for ever:
 # then the task is blocked with the reason.
