@@ -323,6 +323,8 @@ class QueueStatus(Model):
     gate_seconds: float = 0.0
     places: list[QueuePlace] = []
     """In the order in which they should land."""
+    waiting: int = 0
+    """All of them."""
     tests: list[QueueTest] = []
     landed: int = 0
     ejected: int = 0

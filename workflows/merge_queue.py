@@ -70,7 +70,7 @@ class MergeQueueWorkflow(QueueDesk):
             if self._is_long and not self.tests and not self.ending:
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 if not self.withdrawn and not self.leftover:
-                    workflow.continue_as_new(self.s)
+                    workflow.continue_as_new(self.carried())
             elif not await self._something_to_do():
                 return
 
@@ -82,11 +82,11 @@ class MergeQueueWorkflow(QueueDesk):
     async def _something_to_do(self) -> bool:
         """Wait for a candidate, a result, an operator or a held one's time; False when the queue was idle for long."""
         now = workflow.time()
-        times = [policy.wake_at(self.s.entries, now), self.follow_at if self.s.behind else None]
+        times = [policy.wake_at(self.entries.values(), now), self.follow_at if self.s.behind else None]
         times.append(self.try_at if self.s.trouble else None)
         times.append(self.look_at if self.s.frozen_on else None)
         wake = min((time for time in times if time is not None), default=None)
-        idle = not self.s.entries and self.s.mode == "open"
+        idle = not self.entries and self.s.mode == "open"
         patience = timedelta(seconds=max(wake - now, 0.01)) if wake is not None else IDLE if idle else None
         try:
             await workflow.wait_condition(
@@ -107,7 +107,7 @@ class MergeQueueWorkflow(QueueDesk):
             return await self._take_back()
         while self.leftover:
             entry = self.leftover.pop()
-            if policy.find(self.s.entries, entry.op) is None:
+            if entry.op not in self.entries:
                 await self._let_go(entry, MergeAnswer(op=entry.op, kind="noop"))
         if self.s.behind and (self.follow_now or self.follow_at <= workflow.time()):
             await self._follow()
@@ -149,13 +149,11 @@ class MergeQueueWorkflow(QueueDesk):
         )
 
     def _entry(self, op: str) -> QueueEntry:
-        entry = policy.find(self.s.entries, op)
-        assert entry is not None, op
-        return entry
+        return self.entries[op]
 
     async def _take_back(self) -> bool:
         for op, why in list(self.withdrawn.items()):
-            if entry := policy.find(self.s.entries, op):
+            if entry := self.entries.get(op):
                 await self._send_back(entry, MergeAnswer(op=op, kind="withdrawn", reason=why))
             self.withdrawn.pop(op, None)
         return True
@@ -186,7 +184,7 @@ class MergeQueueWorkflow(QueueDesk):
         self.sight.settings, self.sight.slots = result.queue, result.slots
         self.sight.gates = result.gates
         for chain, built in zip(missing, result.chains, strict=True):
-            if not all(policy.find(self.s.entries, op) for op in chain):
+            if not all(op in self.entries for op in chain):
                 continue  # one of them has been sent back just now
             for count, step in enumerate(built.steps, built.made + 1):
                 self.sight.steps[chain[:count]] = step
@@ -364,7 +362,7 @@ class MergeQueueWorkflow(QueueDesk):
             return await self._eject(entry, "gate_red", Code.SEMANTIC_CONFLICT if others else Code.GATE_RED)
         if self.s.mode == "frozen":
             # It came to mend the target, and did not: it waits like the others.
-            self.put(entries=policy.replaced(self.s.entries, entry.model_copy(update={"failed_on": sight.base})))
+            self.change(entry, failed_on=sight.base)
             return True
         if sight.reds.get("", 0) > policy.CONFIRMING_RUNS:
             red = [gate for gate in sight.red[_TARGET].results if not gate.passed]
@@ -486,7 +484,7 @@ class MergeQueueWorkflow(QueueDesk):
         for op in result.moved:
             reason = "the branch is not where it was when it was sent in: send it in again"
             answer = MergeAnswer(op=op, kind="head_moved", code=Code.HEAD_MOVED, reason=reason)
-            if entry := policy.find(self.s.entries, op):
+            if entry := self.entries.get(op):
                 await self._send_back(entry, answer)
         landed = result.landed
         if landed is None:
@@ -546,8 +544,7 @@ class MergeQueueWorkflow(QueueDesk):
 
     async def _hold(self, entry: QueueEntry, why: str, now: float) -> None:
         await self.note(entry, why)
-        entry = self._entry(entry.op)
-        self.put(entries=policy.replaced(self.s.entries, policy.held(entry, why, now)))
+        self.entries[entry.op] = policy.held(self._entry(entry.op), why, now)
 
     async def _rejected(self, chain: Chain, reason: str) -> None:
         """By the remote. Of a longer chain it may be because of any of them."""

@@ -27,6 +27,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy.speculation import Chain, Verdict, expected_runs
     from workflows.story import queue_story
 
+SHOWN = 40
+"""Places in the current details."""
+
 
 @dataclass
 class Test:
@@ -64,7 +67,9 @@ class Sight:
 
 class QueueDesk:
     def __init__(self, state: QueueState) -> None:
-        self.s = state
+        self.s = state.model_copy(update={"entries": []})
+        self.entries = {entry.op: entry for entry in state.entries}
+        """In order of arrival. Not in the state: a thousand may come at once, a copy of a list for each takes long."""
         self.withdrawn: dict[str, str] = {}
         """Ops to take out, and why."""
         self.leftover: list[QueueEntry] = []
@@ -83,28 +88,43 @@ class QueueDesk:
     def put(self, **changed: Any) -> None:
         self.s = self.s.model_copy(update=changed)
 
+    def carried(self) -> QueueState:
+        return self.s.model_copy(update={"entries": list(self.entries.values())})
+
+    def find(self, name: str) -> QueueEntry | None:
+        """By its op, or by its task."""
+        return self.entries.get(name) or next((one for one in self.entries.values() if one.task_id == name), None)
+
+    def change(self, entry: QueueEntry, **changed: Any) -> None:
+        self.entries[entry.op] = entry.model_copy(update=changed)
+
     def show(self) -> None:
-        workflow.set_current_details(queue_story(self.queue()))
+        workflow.set_current_details(queue_story(self._status(SHOWN)))
 
     def going(self) -> tuple[list[QueueEntry], dict[str, str]]:
         """Those that may go, in order, and why the others wait."""
         tested = {op for chain in (*self.tests, *self.sight.known) for op in chain}
-        order, waits = policy.going(self.s, workflow.time(), [op for op in self.order if op in tested])
+        order, waits = policy.going(
+            self.entries.values(), self.s, workflow.time(), [op for op in self.order if op in tested]
+        )
         return order, waits
 
     def take_in(self, entry: QueueEntry) -> None:
         """A new candidate, or one that is known."""
-        landed = {answer.task_id for answer in self.s.recent if answer.kind in ("landed", "noop")}
-        after = [task for task in entry.after if task not in landed]
-        if known := policy.find(self.s.entries, entry.op):
+        after = entry.after
+        if after:
+            landed = {answer.task_id for answer in self.s.recent if answer.kind in ("landed", "noop")}
+            after = [task for task in after if task not in landed]
+        if known := self.entries.get(entry.op):
             if not self.withdrawn.get(entry.op):  # what an operator has taken out stays out
                 self.withdrawn.pop(entry.op, None)
-            self._change(known, after=after)
+            self.change(known, after=after)
             self.woken = True
             return
         arrivals = self.s.arrivals + 1
         placed = policy.short(entry.model_copy(update={"number": arrivals, "since": workflow.time(), "after": after}))
-        self.put(entries=[*self.s.entries, placed], arrivals=arrivals, host=entry.host)
+        self.entries[entry.op] = placed
+        self.put(arrivals=arrivals, host=entry.host)
         self.woken = True
 
     # --- from tasks ------------------------------------------------------------------------------------
@@ -119,7 +139,7 @@ class QueueDesk:
             await tell(entry.answer_to, "merge_answer", before)
         else:
             self.take_in(entry)
-            if entry.protected and (placed := policy.find(self.s.entries, entry.op)):
+            if entry.protected and (placed := self.entries.get(entry.op)):
                 await self.note(placed, policy.why_not(placed, self.s, workflow.time()))
 
     @workflow.signal(description="take a candidate back; no effect once it is landing")
@@ -127,7 +147,7 @@ class QueueDesk:
         self._take_out(op, "")
 
     def _take_out(self, op: str, why: str) -> None:
-        if policy.find(self.s.entries, op):
+        if op in self.entries:
             self.withdrawn[op] = why
             self.woken = True
 
@@ -137,7 +157,7 @@ class QueueDesk:
         self.put(mode=mode, mode_reason=reason, mode_since=since, frozen_on="")
         self.woken = True
         self.show()
-        return f"{len(self.s.entries)} in the queue"
+        return f"{len(self.entries)} in the queue"
 
     def _pause(self) -> str:
         return "paused; " + self._mode("paused")
@@ -156,9 +176,9 @@ class QueueDesk:
 
     def _retry_checkout(self) -> str:
         now = workflow.time()
-        held = [entry for entry in self.s.entries if entry.not_before > now]
+        held = [entry for entry in self.entries.values() if entry.not_before > now]
         for entry in held:
-            self._change(entry, not_before=now)
+            self.change(entry, not_before=now)
         self.woken = self.follow_now = True
         return f"{len(held)} held candidates are tried again"
 
@@ -174,23 +194,20 @@ class QueueDesk:
 
     def _set_priority(self, given: Priority) -> str:
         entry = self._known(given.task)
-        self._change(entry, priority=given.priority)
+        self.change(entry, priority=given.priority)
         self.woken = True
         return f"{entry.task_id} has priority {given.priority}"
 
     def _allow(self, task: str) -> str:
         entry = self._known(task)
-        self._change(entry, allowed=True)
+        self.change(entry, allowed=True)
         self.woken = True
         return f"{entry.task_id} may change {', '.join(entry.protected) or 'what it changes'}"
 
-    def _change(self, entry: QueueEntry, **changed: Any) -> None:
-        self.put(entries=policy.replaced(self.s.entries, entry.model_copy(update=changed)))
-
     def _known(self, task: str) -> QueueEntry:
         """Raises Refused, which an update answers with; a signal that makes no sense is ignored."""
-        if (entry := policy.find(self.s.entries, task)) is None:
-            there = ", ".join(entry.task_id for entry in self.s.entries[:20]) or "nobody"
+        if (entry := self.find(task)) is None:
+            there = ", ".join(entry.task_id for entry in list(self.entries.values())[:20]) or "nobody"
             raise ApplicationError(
                 f"{task} is not in the queue; there are: {there}", type="Refused", non_retryable=True
             )
@@ -279,8 +296,11 @@ class QueueDesk:
 
     @workflow.query(description="who is in, in what order, what is tested, and why anything waits")
     def queue(self) -> QueueStatus:
+        return self._status()
+
+    def _status(self, most: int | None = None) -> QueueStatus:
         now, sight = self.s, self.sight
-        names = {entry.op: entry.task_id for entry in now.entries}
+        names = {entry.op: entry.task_id for entry in self.entries.values()}
         return QueueStatus(
             repo=now.repo,
             target=now.target,
@@ -290,7 +310,8 @@ class QueueDesk:
             slots=sight.slots,
             p=round(now.odds.p, 4),
             gate_seconds=round(now.gate_seconds, 3),
-            places=self._places(),
+            places=self._places(most),
+            waiting=len(self.entries),
             tests=[
                 QueueTest(
                     tasks=[names.get(op, op) for op in chain],
@@ -308,12 +329,13 @@ class QueueDesk:
             last=now.recent[-10:],
         )
 
-    def _places(self) -> list[QueuePlace]:
+    def _places(self, most: int | None) -> list[QueuePlace]:
         time = workflow.time()
         order, waits = self.going()
         tested = {op for chain in self.tests for op in chain}
         places = []
-        for number, entry in enumerate([*order, *(entry for entry in self.s.entries if entry.op in waits)]):
+        stand = [*order, *(entry for entry in self.entries.values() if entry.op in waits)]
+        for number, entry in enumerate(stand[:most]):
             why = waits.get(entry.op, "")
             runs = expected_runs(number, self.sight.slots, self.s.odds.p, self.sight.settings.strict_each)
             known = self.s.mode == "open" and not why and self.s.gate_seconds > 0
@@ -341,9 +363,11 @@ class QueueDesk:
             update={"task_id": entry.task_id, "submission": entry.submission, "at": workflow.time()}
         )
         self.withdrawn.pop(entry.op, None)
-        entries = policy.without(self.s.entries, entry.op)
+        del self.entries[entry.op]
+        if landed or answer.kind == "noop":
+            for other in [other for other in self.entries.values() if entry.task_id in other.after]:
+                self.change(other, after=[task for task in other.after if task != entry.task_id])
         self.put(
-            entries=policy.after_landing(entries, entry.task_id) if landed or answer.kind == "noop" else entries,
             recent=policy.remember(self.s.recent, told),
             landed=self.s.landed + landed,
             ejected=self.s.ejected + (answer.kind not in ("landed", "noop", "withdrawn")),
@@ -355,7 +379,7 @@ class QueueDesk:
         """Why it waits, for its task's status; told once."""
         why = why[: policy.MOST_CHARACTERS]
         if why and why != entry.why:
-            self._change(entry, why=why)
+            self.change(entry, why=why)
             await tell(entry.answer_to, "queue_note", QueueNote(op=entry.op, text=why))
 
 

@@ -68,7 +68,7 @@ def queue_story(status: QueueStatus) -> str:
         lines += ["", "#### Tests", "", *map(_test_line, status.tests)]
     places = [_place_line(number, place) for number, place in enumerate(status.places[:_MOST_PLACES], 1)]
     lines += ["", "#### Places", "", *(places or ["Empty."])]
-    if (more := len(status.places) - _MOST_PLACES) > 0:
+    if (more := max(len(status.places), status.waiting) - _MOST_PLACES) > 0:
         lines += ["", f"And {more} more."]
     if status.last:
         lines += ["", "#### Last", "", *map(_answer_line, reversed(status.last))]

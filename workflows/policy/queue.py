@@ -12,7 +12,7 @@ they stand in `order`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from activities.contracts import QueueEntry
 from activities.settings import tail
@@ -47,14 +47,16 @@ def why_not(entry: QueueEntry, state: QueueState, now: float) -> str:
     return ""
 
 
-def going(state: QueueState, now: float, settled: Sequence[str]) -> tuple[list[QueueEntry], dict[str, str]]:
+def going(
+    entries: Collection[QueueEntry], state: QueueState, now: float, settled: Sequence[str]
+) -> tuple[list[QueueEntry], dict[str, str]]:
     """Those that may go, in order, and why the others wait. `settled`: see `order.ordered`."""
-    waits = {entry.op: why for entry in state.entries if (why := why_not(entry, state, now))}
-    by_task = {entry.task_id: entry for entry in state.entries}
+    waits = {entry.op: why for entry in entries if (why := why_not(entry, state, now))}
+    by_task = {entry.task_id: entry for entry in entries}
     while True:
         new = {
             entry.op: f"task {task} to land first"
-            for entry in state.entries
+            for entry in entries
             if entry.op not in waits
             for task in entry.after
             if task not in by_task or by_task[task].op in waits
@@ -62,7 +64,7 @@ def going(state: QueueState, now: float, settled: Sequence[str]) -> tuple[list[Q
         if not new:
             break
         waits |= new
-    free = [entry for entry in state.entries if entry.op not in waits]
+    free = [entry for entry in entries if entry.op not in waits]
     known = {entry.op: entry for entry in free}
     order = [known[op] for op in ordered([_waiting(entry, by_task) for entry in free], now, settled)]
     soon: list[QueueEntry] = []
@@ -81,7 +83,7 @@ def _waiting(entry: QueueEntry, by_task: dict[str, QueueEntry]) -> Waiting:
     return Waiting(entry.op, entry.number, entry.priority, entry.since, entry.overlaps, after)
 
 
-def wake_at(entries: Sequence[QueueEntry], now: float) -> float | None:
+def wake_at(entries: Iterable[QueueEntry], now: float) -> float | None:
     """When a held one may go, in seconds since the epoch."""
     return min((entry.not_before for entry in entries if entry.not_before > now), default=None)
 
@@ -96,24 +98,6 @@ def held(entry: QueueEntry, reason: str, now: float) -> QueueEntry:
 def short(entry: QueueEntry) -> QueueEntry:
     """A thousand of them travel with the queue."""
     return entry.model_copy(update={"title": entry.title[:MOST_CHARACTERS], "protected": entry.protected[:MOST_PATHS]})
-
-
-def replaced(entries: Sequence[QueueEntry], entry: QueueEntry) -> list[QueueEntry]:
-    return [entry if other.op == entry.op else other for other in entries]
-
-
-def without(entries: Sequence[QueueEntry], op: str) -> list[QueueEntry]:
-    return [entry for entry in entries if entry.op != op]
-
-
-def after_landing(entries: Sequence[QueueEntry], task: str) -> list[QueueEntry]:
-    """Nobody waits for it any more."""
-    return [
-        entry.model_copy(update={"after": [other for other in entry.after if other != task]})
-        if task in entry.after
-        else entry
-        for entry in entries
-    ]
 
 
 def remember(recent: Sequence[MergeAnswer], answer: MergeAnswer) -> list[MergeAnswer]:
@@ -133,8 +117,3 @@ def remember(recent: Sequence[MergeAnswer], answer: MergeAnswer) -> list[MergeAn
         update={"conflict": None, "gates": [], "evidence": cut, "reason": tail(answer.reason, 500)}
     )
     return [*(old for old in recent if old.op != answer.op), kept][-REMEMBERED:]
-
-
-def find(entries: Sequence[QueueEntry], name: str) -> QueueEntry | None:
-    """By its op, or by its task."""
-    return next((entry for entry in entries if name in (entry.op, entry.task_id)), None)
