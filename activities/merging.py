@@ -185,13 +185,13 @@ class MergeActivities:
         Nothing moves when one of the tasks has ended meanwhile, or a branch is not where it was sent in.
         """
         repository = await blocking(self._open, given.land.repo)
-        if not await blocking(_has_landed, repository, given.land):
-            found = [self._candidate_of(repository, op) for op in given.land.ops]
-            alive = await asyncio.gather(*(self._is_wanted(candidate) for candidate in found))
-            gone = [candidate.op for candidate, wanted in zip(found, alive, strict=True) if not wanted]
-            moved = [candidate.op for candidate in found if await blocking(_has_moved, repository, candidate)]
-            if gone or moved:
-                return LandingResult(gone=gone, moved=moved)
+        found = self._candidates_of(repository, given.land.ops)
+        alive = await asyncio.gather(*map(self._is_wanted, found.values()))
+        gone = [op for op, wanted in zip(found, alive, strict=True) if not wanted]
+        gone += [op for op in given.land.ops if op not in found]  # or an earlier attempt has landed it
+        moved = [op for op, candidate in found.items() if await blocking(_has_moved, repository, candidate)]
+        if (gone or moved) and not await blocking(_has_landed, repository, given.land):
+            return LandingResult(gone=gone, moved=moved)
         return await blocking(self._land, repository, given)
 
     def _land(self, repository: Repository, given: LandingInput) -> LandingResult:

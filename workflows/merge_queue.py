@@ -85,7 +85,8 @@ class MergeQueueWorkflow(QueueDesk):
         times = [policy.wake_at(self.entries.values(), now), self.follow_at if self.s.behind else None]
         times.append(self.try_at if self.s.trouble else None)
         times.append(self.look_at if self.s.frozen_on else None)
-        wake = min((time for time in times if time is not None), default=None)
+        # What is due and was not done now has to wait for something else: a queue that is paused, say.
+        wake = min((time for time in times if time is not None and time > now), default=None)
         idle = not self.entries and self.s.mode == "open"
         patience = timedelta(seconds=max(wake - now, 0.01)) if wake is not None else IDLE if idle else None
         try:
@@ -324,12 +325,14 @@ class MergeQueueWorkflow(QueueDesk):
                 self._remember_flaky(self.sight.red[chain])
             self.sight.doubted.discard(name)
             if chain == _TARGET:
-                self.put(green=test.gates, green_on=test.tip)
+                known = self.s.green if self.s.green_on == test.tip else []
+                self.put(green=sorted({*test.gates, *known}), green_on=test.tip)
             else:
                 self.sight.known[chain] = "green"
             return
         self.sight.red[chain] = tested
         if chain == _TARGET:
+            self.sight.target_gates = test.gates
             self.sight.red_gates = [
                 digest for digest, gate in zip(test.gates, tested.results, strict=False) if not gate.passed
             ]
@@ -364,6 +367,8 @@ class MergeQueueWorkflow(QueueDesk):
             # It came to mend the target, and did not: it waits like the others.
             self.change(entry, failed_on=sight.base)
             return True
+        if sight.target_gates != entry.gates:
+            sight.reds.pop("", None)  # that was for somebody else's gates
         if sight.reds.get("", 0) > policy.CONFIRMING_RUNS:
             red = [gate for gate in sight.red[_TARGET].results if not gate.passed]
             if not red or gate_faults.broken(red) or not {*sight.red_gates} & {*sight.gates, *self.s.green}:

@@ -53,8 +53,10 @@ class Sight:
     known: dict[Chain, Verdict] = field(default_factory=dict)
     gates: list[str] = field(default_factory=list)
     """Digests of those that the target's own settings name."""
+    target_gates: list[str] = field(default_factory=list)
+    """Digests of those that were red on the target itself when they ran there last,"""
     red_gates: list[str] = field(default_factory=list)
-    """Digests of those that are red on the target itself."""
+    """and of the red ones among them."""
     steps: dict[Chain, Step] = field(default_factory=dict)
     """The last commit of each chain that was built."""
     red: dict[Chain, Tested] = field(default_factory=dict)
