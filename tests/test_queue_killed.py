@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
@@ -15,7 +14,7 @@ from tests.kit import Kit
 async def test_killed_in_the_midst_of_git(kit: Kit) -> None:
     """Killed for 15 s, then left in peace; MERGEWRIGHT_FUZZ_SECONDS and MERGEWRIGHT_FUZZ_SEED make it another one."""
     seconds = float(os.environ.get("MERGEWRIGHT_FUZZ_SECONDS", "15"))
-    seed = int(os.environ.get("MERGEWRIGHT_FUZZ_SEED", time.time_ns() % 10**6))
+    seed = int(os.environ.get("MERGEWRIGHT_FUZZ_SEED", "7"))
     report = await fuzz(kit, 8, seconds, seed)
     print(report)
     assert report.wrong == [], f"seed {seed}: {report}"

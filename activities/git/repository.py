@@ -82,7 +82,8 @@ class Repository:
                     return stands_for or ref
             newest = ("--count=5", "--sort=-committerdate", "--format=%(refname:lstrip=2)", "refs/heads")
             there = ", ".join(git("for-each-ref", *newest).splitlines())
-        raise RepositoryProblem(f"{self.path} has no branch {name!r}; it has: {there or 'none'}")
+        known = printable(os.fsencode(there)) or "none"
+        raise RepositoryProblem(f"{self.path} has no branch {name!r}; it has: {known}")
 
     def tip(self, ref: str) -> str:
         with self.git() as git:
