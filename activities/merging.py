@@ -39,13 +39,13 @@ from activities.git.candidate import unpin
 from activities.git.chain import build_chain, pin_chains
 from activities.git.history import have_landed, landed_between
 from activities.git.landing import base_of, follow, land
-from activities.git.repository import Repository, open_repository
-from activities.git.run import Git
+from activities.git.repository import Repository, RepositoryProblem, open_repository
+from activities.git.run import Git, UnsupportedRepository
 from activities.home import repository_id, safe_name, task_key
 from activities.protected import SETTINGS_FILE, gate_digests, protected_paths, queue_settings
 from activities.results import Results
 from activities.settings import QueueSettings
-from activities.site import Site, blocking, short_ref, worktree_of, write_model
+from activities.site import Site, blocking, invalid, short_ref, worktree_of, write_model
 
 
 def queue_id(repository: Repository, target: str, task_queue: str = TASK_QUEUE) -> str:
@@ -148,8 +148,14 @@ class MergeActivities:
 
     @activity.defn
     async def build(self, given: BuildInput) -> BuildResult:
-        """The commits that would land on the target as it is now. Same inputs, same shas."""
-        return await blocking(self._build, given)
+        """The commits that would land on the target as it is now. Same inputs, same shas.
+
+        Raises InvalidTask, in one line, for what is wrong with the repository, its settings or its remotes.
+        """
+        try:
+            return await blocking(self._build, given)
+        except (RepositoryProblem, UnsupportedRepository) as problem:
+            invalid("repo", str(problem))
 
     def _build(self, given: BuildInput) -> BuildResult:
         repository = self._open(given.repo)

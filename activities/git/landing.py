@@ -192,8 +192,11 @@ class _Landing:
     def _park(self, target: str, old: str, tip: str, message: str, ops: list[str], *, new: bool) -> None:
         branch = parking_branch(target)
         if new:  # it begins where the target is: then it moves as any other, with its checkouts
+            # One that is where the target is holds nothing of its own: it may be ours, from a run that was killed here.
+            begun = self.repository.sha(branch) == old
+            make = [] if begun else [f"create {branch} {old}"]
             try:
-                self.git.update_refs(f"create {branch} {old}", f"create {_record(target)} {old}")
+                self.git.update_refs(*make, f"create {_record(target)} {old}")
             except GitError as error:  # there is one already, or one `mergewright`, which leaves no room for one below
                 raise _blocked(old, self.repository.path, [branch], str(error)) from error
         elif self.repository.sha(branch) != old:

@@ -116,7 +116,10 @@ ALIKE = {
     "429",  # as 500: the CLI's own retries are ended
     "usage limit",  # as a retry-after: the wait is stated
     "stall before headers",  # as in mid-stream: nothing comes
+    "drop",  # as a stall in mid-stream: the answer is not whole
     "killed by TERM",
+    "killed by KILL",  # the supervisor's work, which is the same for every program
+    "background process left behind",
 }
 """Troubles in which our code does the same as in another."""
 

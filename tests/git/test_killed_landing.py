@@ -160,10 +160,14 @@ def test_killed_where_the_user_is_in_the_way(
         assert (contents(repo), (repo / ".git/index").read_bytes()) == before, killed[-1]
         assert left_in(repo) == []
         assert not (folder / "landing.json").exists()
-        assert git(repo, "for-each-ref", "refs/mergewright") == ""
+        record = "refs/mergewright/parked/main"
+        kept = {record: asked.tip} if checkout == "park" else {}
+        listed = git(repo, "for-each-ref", "--format=%(refname) %(objectname)", "refs/mergewright").splitlines()
+        assert dict(line.split() for line in listed) == kept, killed[-1]
         git(repo, "update-ref", MAIN, base)
         if checkout == "park":
             git(repo, "update-ref", "-d", moved)
+            git(repo, "update-ref", "-d", record)
     assert len(killed) >= 6
     assert any("update-ref', '-m" in what for what in killed)
 
