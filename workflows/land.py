@@ -27,6 +27,9 @@ with workflow.unsafe.imports_passed_through():
 ASK_AGAIN = timedelta(minutes=10)
 """Who has heard nothing from the merge queue asks again; the queue answers twice rather than never."""
 
+TRY_AGAIN = timedelta(seconds=30)
+"""After an activity has used up its attempts: workers died, the disk was full."""
+
 
 @workflow.defn
 class LandWorkflow:
@@ -42,17 +45,27 @@ class LandWorkflow:
     async def run(self, request: LandRequest) -> LandResult:
         self._show(repo=request.repo, branch=request.branch, target=request.target, waiting_for="its turn")
         while (answer := self._answer()) is None:
-            self.sent = await self._submit(request)
-            self._show(queue=self.sent.queue, op=self.sent.op)
+            sent = await self._submit(request)
+            if sent is None:
+                if self.withdrawn:
+                    return self._over(LandResult(outcome="withdrawn", reason=self.now.waiting_for))
+                continue
+            self.sent = sent
+            self._show(queue=sent.queue, op=sent.op, waiting_for="its turn")
             await self._heard()
             if self.withdrawn and self._answer() is None:
                 await self._withdraw(self.sent)
-        result = land_result(answer)
+        return self._over(land_result(answer))
+
+    def _over(self, result: LandResult) -> LandResult:
         self._show(result=result, waiting_for="")
         return result
 
-    async def _submit(self, request: LandRequest) -> Submitted:
-        """To its end, also when it is cancelled meanwhile: what may be in the queue must be known here."""
+    async def _submit(self, request: LandRequest) -> Submitted | None:
+        """To its end, also when it is cancelled meanwhile: what may be in the queue must be known here.
+
+        None: it did not come to its end for trouble that is not the branch's; it is time to try again.
+        """
         info = workflow.info()
         given = SubmitBranchInput(
             task_id=info.workflow_id,
@@ -78,7 +91,14 @@ class LandWorkflow:
         except ActivityError as error:
             if isinstance(error.cause, ApplicationError) and error.cause.type == INVALID_TASK:
                 raise error.cause from None
-            raise
+            self._show(waiting_for=f"an end of this, it is tried again: {options.retried(error)}")
+            try:
+                await workflow.wait_condition(lambda: self.withdrawn, timeout=TRY_AGAIN, timeout_summary="tries again")
+            except TimeoutError:
+                pass
+            except asyncio.CancelledError:
+                self.withdrawn = True
+            return None
 
     async def _heard(self) -> None:
         """Wait for the queue's answer, not for ever."""
