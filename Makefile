@@ -19,10 +19,10 @@ setup: .venv/.ready
 demo: setup
 	@$(BIN)/python starter.py demo $(if $(KEEP),--keep)
 
+# With ALL=1 also what takes long or shows the same as another test (the marker `long`), and kills before every step of git.
 test: setup
-	$(if $(ALL),MERGEWRIGHT_EVERY_STEP=1) $(BIN)/python -m pytest -n auto --dist worksteal -m "not agents"
+	$(if $(ALL),MERGEWRIGHT_EVERY_STEP=1) $(BIN)/python -m pytest -n auto --dist worksteal -m "not agents$(if $(ALL),, and not long)"
 
-# With ALL=1 also what shows the same as another test (the marker `long`), and kills before every step of git.
 # The real agent CLIs, pinned by tests/agents/package-lock.json; Node comes from PyPI: Qwen Code needs a newer one than many have.
 # `npm ci` refuses where a registry lacks optional packages of other platforms; `install --no-save` takes the locked ones too.
 CLIS = tests/agents/node_modules/.package-lock.json

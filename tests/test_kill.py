@@ -106,6 +106,7 @@ async def test_the_worker_is_killed_at_random_moments(kit: Kit) -> None:
     assert any("was interrupted by us" in prompt for prompt in prompts)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_the_server_is_killed_at_random_moments(tmp_path: Path) -> None:
     port = free_port()

@@ -92,6 +92,7 @@ echo COMPLETE_AND_READY_FOR_MERGE
 """
 
 
+@pytest.mark.long
 async def test_a_five_hour_limit_hits_thirty_tasks(hasty: Kit) -> None:
     """All finish, and hardly a call is refused: those that were under way, and nobody after them."""
     paths = {name: hasty.folder / name for name in ("clock", "begin", "calls", "refused")}

@@ -116,6 +116,8 @@ ALIKE = {
     "429",  # as 500: the CLI's own retries are ended
     "usage limit",  # as a retry-after: the wait is stated
     "stall before headers",  # as in mid-stream: nothing comes
+    "max turns",  # test_real_clis.py has one of each that can
+    "context full",  # as 500, by another text: the samples have all of them
     "drop",  # as a stall in mid-stream: the answer is not whole
     "killed by TERM",
     "killed by KILL",  # the supervisor's work, which is the same for every program

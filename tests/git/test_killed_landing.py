@@ -388,6 +388,7 @@ def test_a_checkout_that_is_gone(repo: Path, repository: Repository, folder: Pat
 # --- at random -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_at_random(tmp_path: Path) -> None:
     """About 20 s; MERGEWRIGHT_FUZZ_SECONDS makes it longer, MERGEWRIGHT_FUZZ_SEED another one."""
