@@ -83,6 +83,14 @@ class Queue:
     async def gathered(self, *names: str) -> QueueStatus:
         return await self.when(lambda now: {place.task_id for place in now.places} >= set(map(self.task, names)))
 
+    async def together(self, *names: str) -> tuple[list[str], dict[str, LandResult]]:
+        """All of them wait before the first is tested: the tasks in order of arrival, and how each branch ended."""
+        await self.open("paused")
+        landings = [await self.send(name) for name in names]
+        arrived = [place.task_id for place in (await self.gathered(*names)).places]
+        await self.handle.execute_update("resume")
+        return arrived, dict(zip(names, await ended(*landings), strict=True))
+
 
 async def ended(*landings: Landing) -> list[LandResult]:
     async with asyncio.timeout(40):

@@ -18,13 +18,9 @@ async def test_those_that_pass_together_land_together(kit: Kit) -> None:
     for name in names:
         queue.branch(name, {f"{name}.txt": "x\n"})
     async with kit.worker():
-        await queue.open("paused")
-        landings = [await queue.send(name) for name in names]
-        arrived = [place.task_id for place in (await queue.gathered(*names)).places]
-        await queue.handle.execute_update("resume")
-        results = await ended(*landings)
+        arrived, results = await queue.together(*names)
         status = await queue.status()
-    assert [result.outcome for result in results] == ["merged"] * 8
+    assert [result.outcome for result in results.values()] == ["merged"] * 8
     assert {f"{name}.txt" for name in names} <= on_main(kit.repo)
     assert kit.trailers("Task-Id")[::-1] == arrived
     assert queue.runs() <= 4
@@ -43,11 +39,7 @@ async def test_the_bad_one_is_found_and_nobody_else_pays(kit: Kit) -> None:
     for name in names:
         queue.branch(name, {f"{name}.txt": "x\n"})
     async with kit.worker():
-        await queue.open("paused")
-        landings = [await queue.send(name) for name in names]
-        await queue.gathered(*names)
-        await queue.handle.execute_update("resume")
-        results = dict(zip(names, await ended(*landings), strict=True))
+        _, results = await queue.together(*names)
     bad = results.pop("bad")
     assert {result.outcome for result in results.values()} == {"merged"}
     assert (bad.outcome, bad.code) == ("sent-back", Code.GATE_RED)
@@ -76,11 +68,8 @@ async def test_a_conflict_says_who_was_there_first(kit: Kit) -> None:
     for name in ("first", "second"):
         queue.branch(name, {"app.py": f"VALUE = '{name}'\n"})
     async with kit.worker():
-        await queue.open("paused")
-        landings = [await queue.send(name) for name in ("first", "second")]
-        await queue.gathered("first", "second")
-        await queue.handle.execute_update("resume")
-        first, second = sorted(await ended(*landings), key=lambda result: result.outcome)
+        _, results = await queue.together("first", "second")
+        first, second = sorted(results.values(), key=lambda result: result.outcome)
     assert (first.outcome, second.outcome, second.code) == ("merged", "sent-back", Code.CONFLICT)
     assert second.evidence.files == ["app.py"]
     assert second.evidence.landed_by == kit.trailers("Task-Id")
@@ -288,11 +277,7 @@ async def test_a_remote_that_refuses_one_of_a_chain_gets_the_others(kit: Kit) ->
     for name in names:
         queue.branch(name, {f"{name}.txt": "x\n"})
     async with kit.worker():
-        await queue.open("paused")
-        landings = [await queue.send(name) for name in names]
-        await queue.gathered(*names)
-        await queue.handle.execute_update("resume")
-        results = dict(zip(names, await ended(*landings), strict=True))
+        _, results = await queue.together(*names)
     assert {name: result.outcome for name, result in results.items()} == {
         "b0": "merged", "b1": "sent-back", "b2": "merged",
     }  # fmt: skip
