@@ -355,6 +355,8 @@ class Conflict(Model):
 
     files: list[str]
     messages: list[str]
+    stages: list[str] = []
+    """`<stage> <mode> <sha> <path>` as in `git ls-files --unmerged`: 1 is the base, 2 the target's, 3 the task's."""
 
 
 class ChainToBuild(Model):
@@ -469,6 +471,8 @@ class Evidence(Model):
     base: str = ""
     tip: str = ""
     files: list[str] = []
+    stages: list[str] = []
+    """Of a conflict, as in `Conflict`."""
     messages: list[str] = []
     landed_by: list[str] = []
     """Tasks that landed on the target since, newest first: those that touch `files`, where there are any."""
@@ -501,15 +505,6 @@ class Step(Model):
     sha: str
     """The commit that it ends with there."""
     tree: str
-
-
-class Chained(Model):
-    """Candidates on top of each other: tested as one tip, landed by one move of the target."""
-
-    base: str
-    steps: list[Step]
-    stopped: Built | None = None
-    """The first candidate that cannot be put on those before it, and why; `steps` are those before it."""
 
 
 class LandInput(Model):

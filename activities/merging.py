@@ -6,7 +6,7 @@ A queue may be long, so it carries little of each candidate; the whole of it lie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from temporalio import activity
@@ -18,8 +18,6 @@ from activities.contracts import (
     TASK_QUEUE,
     BuildInput,
     BuildResult,
-    Built,
-    BuiltChain,
     Candidate,
     ChainToBuild,
     EjectInput,
@@ -30,17 +28,16 @@ from activities.contracts import (
     LandingResult,
     LandInput,
     QueueEntry,
-    Step,
     SubmitInput,
     Submitted,
 )
 from activities.git import candidate as candidates
 from activities.git.candidate import unpin
-from activities.git.chain import build_chain, pin_chains
+from activities.git.chain import ChainBuilder, pin_chains
 from activities.git.history import have_landed, landed_between
 from activities.git.landing import base_of, follow, land
 from activities.git.repository import Repository, RepositoryProblem, open_repository
-from activities.git.run import Git, UnsupportedRepository
+from activities.git.run import UnsupportedRepository
 from activities.home import repository_id, safe_name, task_key
 from activities.protected import SETTINGS_FILE, gate_digests, protected_paths, queue_settings
 from activities.results import Results
@@ -164,10 +161,8 @@ class MergeActivities:
         settings = settings_on(repository, base)
         results = self._results(repository)
         with repository.git() as git:
-            builder = _Builder(git, base, self._candidates_of(repository, _ops(given.chains)))
-            known = base == given.base and all(
-                not chain.on or git.ok("cat-file", "-e", chain.on) for chain in given.chains
-            )
+            builder = ChainBuilder(git, base, self._candidates_of(repository, _ops(given.chains)))
+            known = base == given.base and all(not chain.on or git.objects.has(chain.on) for chain in given.chains)
             chains = [builder.chain(chain if known else ChainToBuild(ops=chain.ops)) for chain in given.chains]
             green = [
                 chain.model_copy(update={"green": results.green(chain.steps[-1].tree, precheck=settings.precheck)})
@@ -195,7 +190,7 @@ class MergeActivities:
         alive = await asyncio.gather(*map(self._is_wanted, found.values()))
         gone = [op for op, wanted in zip(found, alive, strict=True) if not wanted]
         gone += [op for op in given.land.ops if op not in found]  # or an earlier attempt has landed it
-        moved = [op for op, candidate in found.items() if await blocking(_has_moved, repository, candidate)]
+        moved = await blocking(_moved, repository, found)
         if (gone or moved) and not await blocking(_has_landed, repository, given.land):
             return LandingResult(gone=gone, moved=moved)
         return await blocking(self._land, repository, given)
@@ -271,38 +266,6 @@ class MergeActivities:
             self.site.home.candidate(repository.common_dir, op).unlink(missing_ok=True)
 
 
-class _Builder:
-    """Chains that begin alike are built once."""
-
-    def __init__(self, git: Git, base: str, known: dict[str, Candidate]) -> None:
-        self.git = git
-        self.base = base
-        self.known = known
-        self.made: dict[tuple[str, ...], Step | Built] = {}
-
-    def chain(self, given: ChainToBuild) -> BuiltChain:
-        tip, steps = given.on or self.base, list[Step]()
-        for count in range(given.made + 1, len(given.ops) + 1):
-            made = self._made(tuple(given.ops[:count]), tip)
-            if isinstance(made, Built):
-                single = self._made((given.ops[count - 1],), self.base) if count > 1 else made
-                alone = single if isinstance(single, Built) else None
-                return BuiltChain(made=given.made, steps=steps, stopped=made, alone=alone)
-            steps.append(made)
-            tip = made.sha
-        return BuiltChain(made=given.made, steps=steps)
-
-    def _made(self, ops: tuple[str, ...], base: str) -> Step | Built:
-        if ops not in self.made:
-            candidate = self.known.get(ops[-1])
-            if candidate is None or not self.git.ok("cat-file", "-e", candidate.head):
-                self.made[ops] = Built(kind="lost", base=base)
-            else:
-                built = build_chain(self.git, [candidate], base)
-                self.made[ops] = built.stopped or built.steps[0]
-        return self.made[ops]
-
-
 def _ops(chains: Sequence[ChainToBuild]) -> list[str]:
     return list(dict.fromkeys(op for chain in chains for op in chain.ops))
 
@@ -312,8 +275,11 @@ def _has_landed(repository: Repository, given: LandInput) -> bool:
     return repository.contains(given.tip, base)
 
 
-def _has_moved(repository: Repository, candidate: Candidate) -> bool:
-    return bool(candidate.branch) and repository.sha(candidate.branch) != candidate.head
+def _moved(repository: Repository, found: Mapping[str, Candidate]) -> list[str]:
+    """Those whose branch is not where it was sent in."""
+    branches = {op: candidate for op, candidate in found.items() if candidate.branch}
+    with repository.git() as git:
+        return [op for op, candidate in branches.items() if git.objects.commit(candidate.branch) != candidate.head]
 
 
 def _blocking_ops(repository: Repository, given: LandingInput, landed: Landed) -> list[str]:

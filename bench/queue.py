@@ -40,10 +40,10 @@ from rich.table import Table
 from temporalio.client import Client, WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 
-from activities.contracts import Candidate, Step
+from activities.contracts import Candidate, ChainToBuild, Step
 from activities.gates import MOST_SLOTS
 from activities.git import slot
-from activities.git.chain import build_chain
+from activities.git.chain import ChainBuilder
 from activities.git.landing import land
 from activities.git.repository import Repository, open_repository
 from activities.site import blocking
@@ -156,17 +156,22 @@ class RealWorld(World):
     def advance(self) -> None:
         """Also builds what is to be tested."""
         advance(self, self.draws)
-        base = self.repository.tip(MAIN)
-        with self.repository.git() as hardened:
-            for number, chain in self.running.items():
-                tip = base
-                for count, op in enumerate(chain, 1):
-                    beginning = chain[:count]
-                    if beginning not in self.steps:
-                        with self.timed("build"):
-                            self.steps[beginning] = build_chain(hardened, [self.candidate(op)], tip).steps[0]
-                    tip = self.steps[beginning].sha
-                self.tips.setdefault(number, tip)
+        new = {number: chain for number, chain in self.running.items() if number not in self.tips}
+        if not new:
+            return
+        todo = {chain[: count + 1] for chain in new.values() for count in range(len(chain))} - self.steps.keys()
+        with self.timed("build", len(todo)), self.repository.git() as hardened:
+            base = self.repository.tip(MAIN)
+            candidates = {op: self.candidate(op) for chain in new.values() for op in chain}
+            builder = ChainBuilder(hardened, base, candidates)
+            for number, chain in new.items():
+                made = next((n for n in range(len(chain), 0, -1) if chain[:n] in self.steps), 0)
+                on = self.steps[chain[:made]].sha if made else base
+                built = builder.chain(ChainToBuild(ops=list(chain), made=made, on=on))
+                assert built.stopped is None, built
+                for count, step in enumerate(built.steps, made + 1):
+                    self.steps[chain[:count]] = step
+                self.tips[number] = self.steps[chain].sha if chain else base
 
     def _land(self, chain: Chain) -> None:
         with self.timed("landing"):

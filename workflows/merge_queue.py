@@ -612,13 +612,14 @@ def _unbuildable(op: str, built: Built) -> MergeAnswer:
             )
     files = built.conflict.files if built.conflict else []
     messages = built.conflict.messages if built.conflict else []
+    stages = built.conflict.stages if built.conflict else []
     return MergeAnswer(
         op=op,
         kind="conflict",
         code=Code.CONFLICT,
         base=built.base,
         conflict=built.conflict,
-        evidence=Evidence(base=built.base, files=files, messages=messages),
+        evidence=Evidence(base=built.base, files=files, stages=stages, messages=messages),
         reason="conflict in " + ", ".join(files[:10]),
     )
 

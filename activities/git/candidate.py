@@ -23,7 +23,7 @@ import codecs
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from activities.contracts import Built, Candidate, Conflict
@@ -73,43 +73,52 @@ def unpin(git: Git, *ops: str) -> None:
     git.update_refs(*(f"delete {place}{op}" for op in ops for place in (SOURCES, _FORMER)))
 
 
-def build(git: Git, candidate: Candidate, base: str) -> Built:
+def build(git: Git, candidate: Candidate, base: str, known: Mapping[str, str] | None = None) -> Built:
     """The commit that brings `candidate` onto `base`, both by their sha.
 
-    Raises GitError when an object is missing.
+    `known`: what `landed` says of it, where that was asked already. Raises GitError or Unreadable when an object is
+    missing.
     """
     head = candidate.head
     forks = git.run("merge-base", "--all", base, head, ok=(0, 1)).stdout.decode().split()
     if not forks:
         nothing = Conflict(files=[], messages=["the task's branch has no history in common with the target"])
         return Built(kind="conflict", base=base, conflict=nothing)
-    if landed := _landed(git, candidate.op, base, head):
-        return Built(kind="landed", base=base, tip=landed)
+    if made := (landed(git, [candidate], base) if known is None else known).get(candidate.op):
+        return Built(kind="landed", base=base, tip=made)
     if head in forks:
         return Built(kind="noop", base=base)
     if candidate.strategy == "ff-only" and base not in forks:
         return Built(kind="stale", base=base)
     try:
-        made = _tip(git, candidate, base, forks)
+        tip = _tip(git, candidate, base, forks)
     except _Conflicts as found:
         return Built(kind="conflict", base=base, conflict=found.conflict)
     except _Strange as found:
         reason = f"the merge would change files that the task did not touch: {', '.join(found.paths[:10])}"
         return Built(kind="policy", base=base, paths=found.paths[:_MOST_LISTED], reason=reason)
-    if made is None:
+    if tip is None:
         return Built(kind="noop", base=base)
-    return Built(kind="built", base=base, tip=made[0], tree=made[1])
+    return Built(kind="built", base=base, tip=tip[0], tree=tip[1])
 
 
-def _landed(git: Git, op: str, base: str, head: str) -> str | None:
-    """The commit by which an earlier run landed `op`: the newest one, where there are several."""
+def landed(git: Git, candidates: Sequence[Candidate], base: str) -> dict[str, str]:
+    """The commits by which earlier runs landed some of these on `base`, by op: the newest, where there are several."""
+    ops = {f"Merge-Op: {candidate.op}": candidate.op for candidate in candidates}
+    if not ops:
+        return {}
+    heads = dict.fromkeys(candidate.head for candidate in candidates)
+    # A head landed after it was made, so what all of them contain need not be looked at.
+    common = git.run("merge-base", "--octopus", base, *heads, ok=(0, 1)).stdout.decode().split()
     # Read as plain lines, not with %(trailers): what counts as a trailer depends on git and on the text around it.
-    log = git("log", "-z", "--first-parent", "-F", f"--grep=Merge-Op: {op}", "--format=%H%n%B", base, f"^{head}")
+    grep = ("-F", "--grep=Merge-Op: ", "--format=%H%n%B")
+    log = git("log", "-z", "--first-parent", *grep, base, *(f"^{commit}" for commit in common))
+    found: dict[str, str] = {}
     for entry in filter(None, log.split("\0")):
         sha, _subject, *lines = [*entry.split("\n"), ""]
-        if f"Merge-Op: {op}" in lines:
-            return sha
-    return None
+        for line in ops.keys() & set(lines):
+            found.setdefault(ops[line], sha)
+    return found
 
 
 def _tip(git: Git, candidate: Candidate, base: str, forks: Sequence[str]) -> tuple[str, str] | None:
@@ -135,7 +144,7 @@ def _tip(git: Git, candidate: Candidate, base: str, forks: Sequence[str]) -> tup
 def _replay(git: Git, candidate: Candidate, base: str, steps: Sequence[tuple[str, ...]]) -> tuple[str, str] | None:
     """Each (commit, tree, parent) again, the first one on `base`: a rebase without a checkout."""
     current = base
-    current_tree, parent_tree = git("rev-parse", f"{base}^{{tree}}", f"{steps[0][2]}^{{tree}}").split()
+    current_tree, parent_tree = git.objects.tree(base), git.objects.tree(steps[0][2])
     for commit, commit_tree, parent in steps:
         author, message = _read_commit(git, commit)
         tree = commit_tree
@@ -167,7 +176,9 @@ def _conflict(fields: list[bytes]) -> Conflict:
     """From (`mode oid stage TAB path`)*, an empty field, (count, that many paths, kind, text)*."""
     texts = [printable(field) for field in fields]
     end = texts.index("")
-    files = dict.fromkeys(entry.split("\t", 1)[1] for entry in texts[:end])
+    entries = [(*facts.split(" "), path) for facts, _, path in (text.partition("\t") for text in texts[:end])]
+    files = dict.fromkeys(path for *_, path in entries)
+    stages = [f"{stage} {mode} {sha} {path}" for mode, sha, stage, path in entries]
     messages, rest = [], iter(texts[end + 1 :])
     for count in filter(None, rest):
         for _ in range(int(count)):
@@ -175,7 +186,9 @@ def _conflict(fields: list[bytes]) -> Conflict:
         kind, text = next(rest), next(rest).strip()
         if kind != "Auto-merging":
             messages.append(tail(text, 500))
-    return Conflict(files=list(files)[:_MOST_LISTED], messages=_at_most(messages, "conflicts"))
+    return Conflict(
+        files=list(files)[:_MOST_LISTED], messages=_at_most(messages, "conflicts"), stages=_at_most(stages, "stages")
+    )
 
 
 def _conserve(git: Git, base: str, changed: set[str], forks: Sequence[str], head: str) -> None:
@@ -191,7 +204,7 @@ def _conserve(git: Git, base: str, changed: set[str], forks: Sequence[str], head
 
 
 def _paths(git: Git, old: str, new: str) -> set[str]:
-    return set(filter(None, git("diff-tree", "-r", "-z", "--name-only", "--no-renames", old, new).split("\0")))
+    return {change.path for change in git.objects.changes(old, new)}
 
 
 def _renames(git: Git, old: str, new: str) -> list[tuple[str, str]]:
@@ -203,7 +216,7 @@ def _renames(git: Git, old: str, new: str) -> list[tuple[str, str]]:
 
 def _read_commit(git: Git, sha: str) -> tuple[str, str]:
     """Author line (name, mail, time) and message."""
-    raw = git.run("cat-file", "commit", sha).stdout
+    raw = git.objects.read(sha) or b""
     head, _, body = raw.partition(b"\n\n")
     headers = dict(line.split(b" ", 1) for line in head.split(b"\n") if not line.startswith(b" ") and b" " in line)
     encoding = headers.get(b"encoding", b"utf-8").decode("ascii", "replace")

@@ -3,44 +3,70 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from activities.contracts import Candidate, Chained, Step
-from activities.git.candidate import build
+from activities.contracts import Built, BuiltChain, Candidate, ChainToBuild, Step
+from activities.git.candidate import build, landed
 from activities.git.run import Git
 
 _TIP = re.compile(r"[0-9a-f]{40,64}")
 
 
-def build_chain(git: Git, candidates: Sequence[Candidate], base: str) -> Chained:
-    """Each candidate on the commit of the one before it, the first one on `base`. Same inputs, same shas.
+class ChainBuilder:
+    """Chains on one commit of the target. What several begin with alike is built once; same inputs, same shas."""
 
-    It ends at the first that cannot be put there. Raises GitError when an object is missing.
-    """
-    steps: list[Step] = []
-    tip = base
-    for candidate in candidates:
-        built = build(git, candidate, tip)
+    def __init__(self, git: Git, base: str, candidates: Mapping[str, Candidate]) -> None:
+        """`candidates`, by op: all that the chains may name; what is not there is told to be lost."""
+        self._git = git
+        self._base = base
+        self._candidates = {op: one for op, one in candidates.items() if git.objects.commit(one.head)}
+        self._landed = landed(git, list(self._candidates.values()), base)
+        self._made: dict[tuple[str, ...], Step | Built] = {}
+
+    def chain(self, given: ChainToBuild) -> BuiltChain:
+        """Each candidate on the commit of the one before it; it ends at the first that cannot be put there.
+
+        Raises GitError or Unreadable when an object is missing.
+        """
+        tip, steps = given.on or self._base, list[Step]()
+        for count in range(given.made + 1, len(given.ops) + 1):
+            made = self._step(given.ops[:count], tip)
+            if isinstance(made, Built):
+                single = self._step(given.ops[count - 1 : count], self._base) if count > 1 else made
+                alone = single if isinstance(single, Built) else None
+                return BuiltChain(made=given.made, steps=steps, stopped=made, alone=alone)
+            steps.append(made)
+            tip = made.sha
+        return BuiltChain(made=given.made, steps=steps)
+
+    def _step(self, ops: Sequence[str], base: str) -> Step | Built:
+        """The last of these, on the commit of those before it."""
+        key = tuple(ops)
+        if key not in self._made:
+            self._made[key] = self._build(key[-1], base)
+        return self._made[key]
+
+    def _build(self, op: str, base: str) -> Step | Built:
+        candidate = self._candidates.get(op)
+        if candidate is None:
+            return Built(kind="lost", base=base)
+        built = build(self._git, candidate, base, self._landed)
         if built.tip is None or built.tree is None:  # none, or landed earlier
-            return Chained(base=base, steps=steps, stopped=built)
-        tip = built.tip
-        steps.append(Step(op=candidate.op, sha=tip, tree=built.tree))
-    return Chained(base=base, steps=steps)
+            return built
+        return Step(op=op, sha=built.tip, tree=built.tree)
 
 
 def pin_chains(git: Git, target: str, tips: Collection[str]) -> None:
     """Keeps gc away from exactly these tips; all others of `target` (a full ref) are let go."""
-    pinned = _pinned(git, target)
-    place, wanted = _place(target), set(tips)
-    git.update_refs(
-        *(f"update {place}{tip} {tip}" for tip in sorted(wanted - pinned)),
-        *(f"delete {place}{tip}" for tip in sorted(pinned - wanted)),
-    )
+    place, pinned = _place(target), _pinned(git, target)
+    new = [f"update {place}{tip} {tip}" for tip in sorted(set(tips) - pinned)]
+    git.update_refs(*new, *(f"delete {place}{tip}" for tip in sorted(pinned - set(tips))))
 
 
 def keep_chains(git: Git, target: str, tips: Collection[str]) -> None:
     """Lets go of all tips but these; of these, one that is not pinned stays so."""
-    pin_chains(git, target, _pinned(git, target) & set(tips))
+    place = _place(target)
+    git.update_refs(*(f"delete {place}{tip}" for tip in sorted(_pinned(git, target) - set(tips))))
 
 
 def _place(target: str) -> str:

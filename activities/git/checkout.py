@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from activities.git.objects import GITLINK, Change, Objects
 from activities.git.repository import Checkout, printable
 from activities.git.run import Git, GitError, shadow
 
@@ -36,8 +37,8 @@ _IN_PROGRESS = {
     "rebase-apply": "a rebase",
     "BISECT_LOG": "a bisect",
 }
-_GITLINK = "160000"
-_NAMED = re.compile(r"(?m)^error: [^']*'(.+)'")
+_REFUSED = re.compile(r"(?m)^error: (?:Entry|Updating|Untracked working tree file|Submodule|cannot stat) '(.+?)'")
+"""What `read-tree` says of files when it has looked at all of them, and has touched none."""
 _FEW = 100
 """Up to so many paths are named to git; for more it is quicker to go through the whole index."""
 
@@ -51,23 +52,39 @@ class InTheWay(Exception):
 
 
 @dataclass(frozen=True)
-class _Change:
-    path: str
-    old: tuple[str, str] | None
-    """Mode and object; None: it is not there."""
-    new: tuple[str, str] | None
+class Way:
+    """From the commit `old` to its descendant `new`: the same for all checkouts."""
+
+    old: str
+    new: str
+    objects: Objects
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        return self.objects.changes(self.old, self.new)
+
+    @cached_property
+    def going(self) -> set[str]:
+        return {change.path for change in self.changes if change.new is None}
+
+    @cached_property
+    def attributes(self) -> bytes:
+        """All that `.gitattributes` say of the changed files in `new`."""
+        folders = dict.fromkeys(folder for change in self.changes for folder in (*_parents(change.path), ""))
+        names = [f"{folder}/.gitattributes".removeprefix("/") for folder in folders]
+        return b"\n".join(self.objects.read(f"{self.new}:{name}") or b"" for name in names)
 
 
 @contextmanager
-def moving(common_dir: Path, checkout: Checkout, old: str, new: str, *, journal: Path, holding: int) -> Iterator[Move]:
+def moving(common_dir: Path, checkout: Checkout, way: Way, *, journal: Path, holding: int) -> Iterator[Move]:
     """`journal`: names the landing in the lock. `holding`: a file descriptor that every git process is given."""
     with shadow(common_dir, work_tree=checkout.work_tree, own_dir=checkout.git_dir) as git:
-        yield Move(git.holding(holding), checkout, old, new, journal)
+        yield Move(git.holding(holding), checkout, way, journal)
 
 
 @dataclass(frozen=True)
 class Move:
-    """One checkout on its way from the commit `old` to its descendant `new`.
+    """One checkout on its way.
 
     `blockers`, `bring`, and when the branch has moved `release`; or else `undo`.
     """
@@ -75,12 +92,14 @@ class Move:
     git: Git
     """On the files of the checkout, with an index of its own."""
     checkout: Checkout
-    old: str
-    new: str
+    way: Way
     journal: Path
 
     def blockers(self) -> list[str]:
-        """Why the checkout cannot be brought along without losing something; nothing: it can. Changes nothing."""
+        """Why the checkout cannot be brought along without losing something; nothing: it can. Changes nothing.
+
+        That the index would let it through is left to `bring`, where git looks before it begins.
+        """
         own = self.checkout.git_dir
         states = {f"{what} in progress" for name, what in _IN_PROGRESS.items() if (own / name).exists()}
         if os.path.lexists(self._lock) and not self._locked():
@@ -91,15 +110,11 @@ class Move:
             return sorted(states)
         shutil.copy2(self._index, self._private)
         try:
-            found = {*map(_shown, self._files_in_the_way()), *self._filtered()}
-            if not found:
-                self._read_tree("-n")
+            return sorted({*map(_shown, self._files_in_the_way()), *self._filtered()})
         except GitError as error:
-            if "sharedindex" in error.stderr:
-                return ["index (it is split: git update-index --no-split-index)"]
-            unmerged = {_shown(entry.partition("\t")[2]) for entry in self._listed("ls-files", "-z", "--unmerged")}
-            found = unmerged or set(_NAMED.findall(error.stderr)) or {error.stderr[-300:].strip()}
-        return sorted(found)
+            if found := self._refused(error):
+                return found
+            raise
 
     def bring(self) -> None:
         """Index and files are those of `new`, and the index is locked. Raises InTheWay, GitError, OSError: `undo`."""
@@ -108,7 +123,12 @@ class Move:
             raise InTheWay(found)
         _copy(self._index, self._before)
         _copy(self._index, self._next)
-        self._read_tree(env={"GIT_INDEX_FILE": str(self._next)})
+        try:
+            self._read_tree({"GIT_INDEX_FILE": str(self._next)})
+        except GitError as error:
+            if found := self._refused(error):
+                raise InTheWay(found) from error
+            raise
         self._next.replace(self._index)
 
     def release(self) -> None:
@@ -138,23 +158,23 @@ class Move:
     # --- what is in the way ------------------------------------------------------------------------------------
 
     def _files_in_the_way(self) -> Iterator[str]:
-        index, differing = self._entries(), self._differing()
-        for change in self._changes:
+        index, differing = self._listing()
+        for change in self.way.changes:
             entry = index.get(change.path)
             if entry not in (change.old, change.new) or (entry == change.old and change.path in differing):
                 yield change.path
             elif entry != change.new:
                 yield from self._obstacles(change)
 
-    def _obstacles(self, change: _Change) -> Iterator[str]:
+    def _obstacles(self, change: Change) -> Iterator[str]:
         """What git would remove in silence to make room: ignored files, links in the place of folders."""
         for parent in _parents(change.path):
             mode = _mode(self._file(parent))
-            if mode and not stat.S_ISDIR(mode) and parent not in self._going:
+            if mode and not stat.S_ISDIR(mode) and parent not in self.way.going:
                 yield parent
         if change.old is None and (mode := _mode(self._file(change.path))):
             below = self._files_below(change.path) if stat.S_ISDIR(mode) else [change.path]
-            yield from (path for path in below if path not in self._going)
+            yield from (path for path in below if path not in self.way.going)
 
     def _files_below(self, folder: str) -> Iterator[str]:
         for place, folders, names in os.walk(self._file(folder)):
@@ -164,16 +184,14 @@ class Move:
 
     def _filtered(self) -> list[str]:
         """Files that only a filter such as LFS writes rightly; we run none."""
-        folders = dict.fromkeys(folder for change in self._changes for folder in (*_parents(change.path), ""))
-        names = [f"{self.new}:{folder}/.gitattributes".replace(":/", ":", 1) for folder in folders]
-        texts = self.git.run("cat-file", "--batch", "-z", stdin=_nul_ended(names)).stdout
+        texts = self.way.attributes
         with suppress(FileNotFoundError):
             texts += (self.git.git_dir / "info" / "attributes").read_bytes()
         if b"filter" not in texts:
             return []
         env = {"GIT_INDEX_FILE": str(self.git.git_dir / "index-new")}
-        self.git("read-tree", self.new, env=env)
-        written = _nul_ended([change.path for change in self._changes if change.new and change.new[0] != _GITLINK])
+        self.git("read-tree", self.way.new, env=env)
+        written = _nul_ended([change.path for change in self.way.changes if change.new and change.new[0] != GITLINK])
         told = self.git.run("check-attr", "--cached", "-z", "--stdin", "filter", stdin=written, env=env)
         fields = _fields(told.stdout)
         return [
@@ -182,23 +200,31 @@ class Move:
             if value not in ("unspecified", "unset", "set")
         ]
 
-    def _read_tree(self, *options: str, env: dict[str, str] | None = None) -> None:
+    def _refused(self, error: GitError) -> list[str]:
+        """What git has found in the way; nothing: it is trouble of another kind."""
+        if "sharedindex" in error.stderr:
+            return ["index (it is split: git update-index --no-split-index)"]
+        unmerged = {_shown(entry.partition("\t")[2]) for entry in self._listed("ls-files", "-z", "--unmerged")}
+        return sorted(unmerged or set(_REFUSED.findall(error.stderr)))
+
+    def _read_tree(self, env: dict[str, str]) -> None:
+        args = ("read-tree", "-m", "-u", self.way.old, self.way.new)
         try:
-            self.git("read-tree", *options, "-m", "-u", self.old, self.new, env=env)
+            self.git(*args, env=env)
         except GitError as error:
             if "not uptodate" not in error.stderr:
                 raise
             # It takes a file for changed that was only touched. To look at all files takes time, so not at first.
             self.git.run("update-index", "-q", "--refresh", ok=(0, 1), env=env)
-            self.git("read-tree", *options, "-m", "-u", self.old, self.new, env=env)
+            self.git(*args, env=env)
 
     # --- putting back ------------------------------------------------------------------------------------------
 
     def _put_files_back(self) -> None:
-        index, differing = self._entries(), self._differing()
+        index, differing = self._listing()
         touched = [
             change
-            for change in self._changes
+            for change in self.way.changes
             if index.get(change.path) == change.old
             and (change.path in differing or (change.old is None and _mode(self._file(change.path))))
         ]
@@ -216,7 +242,7 @@ class Move:
         """Files as git writes them for `new`: with its attributes, line ends and all."""
         entries = [
             entry
-            for entry in self._listed("ls-tree", "-r", "-z", "--full-tree", self.new)
+            for entry in self._listed("ls-tree", "-r", "-z", "--full-tree", self.way.new)
             if (path := entry.partition("\t")[2]) in wanted or PurePosixPath(path).name == ".gitattributes"
         ]
         index = self.git.git_dir / "index-new"
@@ -283,37 +309,22 @@ class Move:
 
     # --- what git knows ----------------------------------------------------------------------------------------
 
-    @cached_property
-    def _changes(self) -> list[_Change]:
-        listed = iter(self._listed("diff-tree", "-r", "-z", "--raw", "--no-renames", self.old, self.new))
-        changes = []
-        for facts in listed:
-            old_mode, new_mode, old, new, _ = facts[1:].split(" ")
-            entries = [(mode, sha) if int(mode) else None for mode, sha in ((old_mode, old), (new_mode, new))]
-            changes.append(_Change(next(listed), *entries))
-        return changes
-
-    @cached_property
-    def _going(self) -> set[str]:
-        return {change.path for change in self._changes if change.new is None}
-
-    def _entries(self) -> dict[str, tuple[str, str]]:
-        """Mode and object of the changed files in the index; an unmerged one has neither."""
-        entries = {}
-        for entry in self._listed("ls-files", "-z", "--stage", *self._named):
-            facts, _, path = entry.partition("\t")
-            mode, sha, stage = facts.split(" ")
+    def _listing(self) -> tuple[dict[str, tuple[str, str]], set[str]]:
+        """Of the changed files: mode and object in the index (an unmerged one has neither), and those whose content
+        in the checkout is not that of the index (a missing one is among them)."""
+        submodules = {change.path for change in self.way.changes if _kinds(change) == {GITLINK}}
+        entries, differing = dict[str, tuple[str, str]](), set[str]()
+        for line in self._listed("ls-files", "-z", "-t", "--cached", "--modified", "--stage", *self._named):
+            facts, _, path = line.partition("\t")
+            tag, mode, sha, stage = facts.split(" ")
+            if tag == "C":
+                differing.add(path)
             entries[path] = (mode, sha) if stage == "0" else ("", "")
-        return entries
-
-    def _differing(self) -> set[str]:
-        """Changed files whose content in the checkout is not that of the index; a missing one is among them."""
-        submodules = {change.path for change in self._changes if _kinds(change) == {_GITLINK}}
-        return set(self._listed("ls-files", "-z", "--modified", *self._named)) - submodules
+        return entries, differing - submodules
 
     @cached_property
     def _named(self) -> list[str]:
-        paths = [change.path for change in self._changes]
+        paths = [change.path for change in self.way.changes]
         return ["--", *paths] if len(paths) <= _FEW else []
 
     def _listed(self, *args: str) -> list[str]:
@@ -323,14 +334,14 @@ class Move:
         return self.checkout.work_tree / path
 
 
-def _kinds(change: _Change) -> set[str]:
+def _kinds(change: Change) -> set[str]:
     return {entry[0] for entry in (change.old, change.new) if entry}
 
 
-def _is_ours(change: _Change, file: Path, like: Path) -> bool:
+def _is_ours(change: Change, file: Path, like: Path) -> bool:
     """It is what git writes for `new`, or the beginning of that: git was killed inside of write(2)."""
     mode, wanted = _mode(file), _mode(like)
-    if change.new and change.new[0] == _GITLINK:
+    if change.new and change.new[0] == GITLINK:
         return stat.S_ISDIR(mode)
     if stat.S_IFMT(mode) != stat.S_IFMT(wanted):
         return False

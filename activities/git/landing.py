@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from pydantic import model_validator
 from activities.contracts import Landed, LandInput
 from activities.git.candidate import one_line, unpin
 from activities.git.chain import keep_chains
-from activities.git.checkout import InTheWay, Move, moving
+from activities.git.checkout import InTheWay, Move, Way, moving
 from activities.git.locks import exclusive, outwait
 from activities.git.remote import fetch, push
 from activities.git.repository import Checkout, Repository, RepositoryProblem
@@ -100,7 +100,8 @@ def _land_remotely(repository: Repository, given: LandInput, folder: Path) -> La
         return landed
     with _landing(repository, folder) as landing:
         behind = landing.follow(given.target, landed.sha, bare=given.checkout == "bare")
-        landing.let_go(given)
+        unpin(landing.git, *given.ops)
+        keep_chains(landing.git, given.target, given.keep)
     return landed.model_copy(update={"behind": behind})
 
 
@@ -150,22 +151,22 @@ class _Landing:
     git: Git
     lock: int
     journal: Path
+    known: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """What contains what: (descendant, ancestor)."""
 
     def run(self, given: LandInput) -> Landed:
-        now, parked = self.repository.tip(given.target), _parked(self.repository, given.target)
+        now, parked = self._tip(given.target), self.git.objects.commit(_record(given.target))
         if self._contains(now, given.tip):
             landed = Landed(kind="landed", sha=now)
+            unpin(self.git, *given.ops)
         elif parked and self._contains(parked, given.tip):
             landed = Landed(kind="landed", sha=parked, behind=f"it is on {parking_branch(given.target)}")
+            unpin(self.git, *given.ops)
         else:
             landed = self._land(given, now, parked)
-        self.let_go(given)
+        keep_chains(self.git, given.target, given.keep)
         self._unpark(given.target)
         return landed
-
-    def let_go(self, given: LandInput) -> None:
-        unpin(self.git, *given.ops)
-        keep_chains(self.git, given.target, given.keep)
 
     def _land(self, given: LandInput, now: str, parked: str | None) -> Landed:
         """Raises _Ended when nothing has moved."""
@@ -193,33 +194,33 @@ class _Landing:
         branch = parking_branch(target)
         if new:  # it begins where the target is: then it moves as any other, with its checkouts
             # One that is where the target is holds nothing of its own: it may be ours, from a run that was killed here.
-            begun = self.repository.sha(branch) == old
+            begun = self.git.objects.commit(branch) == old
             make = [] if begun else [f"create {branch} {old}"]
             try:
                 self.git.update_refs(*make, f"create {_record(target)} {old}")
             except GitError as error:  # there is one already, or one `mergewright`, which leaves no room for one below
                 raise _blocked(old, self.repository.path, [branch], str(error)) from error
-        elif self.repository.sha(branch) != old:
+        elif self.git.objects.commit(branch) != old:
             raise _blocked(old, self.repository.path, [f"{branch} is not where work was parked, {old[:12]}"])
         self._move(branch, old, tip, message, ops)
 
     def _unpark(self, target: str) -> None:
         """The target has caught up: its stand-in goes, unless somebody has it checked out."""
-        branch, parked = parking_branch(target), _parked(self.repository, target)
-        if parked and self._contains(self.repository.tip(target), parked) and not self.repository.checkouts(branch):
-            gone = [f"delete {branch} {parked}"] if self.repository.sha(branch) == parked else []
+        branch, parked = parking_branch(target), self.git.objects.commit(_record(target))
+        if parked and self._contains(self._tip(target), parked) and not self.repository.checkouts(branch):
+            gone = [f"delete {branch} {parked}"] if self.git.objects.commit(branch) == parked else []
             self.git.update_refs(*gone, f"delete {_record(target)} {parked}")
 
     def _note_parked(self, branch: str, tip: str) -> None:
         """To be done before the journal goes: else a kill in between leaves the record behind."""
         record = _record(branch.removeprefix("refs/heads/mergewright/"))
-        if branch.startswith("refs/heads/mergewright/") and self.repository.sha(record):
+        if branch.startswith("refs/heads/mergewright/") and self.git.objects.commit(record):
             self.git.update_refs(f"update {record} {tip}")
 
     def follow(self, target: str, tip: str, *, bare: bool) -> str:
         try:
             self.finish_earlier(target)
-            now = self.repository.tip(target)
+            now = self._tip(target)
             behind = ""
             if not self._contains(now, tip):
                 if not self._contains(tip, now):
@@ -240,11 +241,11 @@ class _Landing:
         leaving = _Leaving(bare)
         with leaving:
             self._expect_no_rebase(target, old)
-        checkouts = self.repository.checkouts(target)
+        checkouts, way = self.repository.checkouts(target), Way(old, tip, self.git.objects)
         with ExitStack() as stack:
             moves = []
             for checkout in checkouts:
-                move = stack.enter_context(self._moving(checkout, old, tip))
+                move = stack.enter_context(self._moving(checkout, way))
                 with leaving, _blocking(move, old):
                     if found := move.blockers():
                         raise InTheWay(found)
@@ -275,7 +276,7 @@ class _Landing:
         try:
             self.git("update-ref", "-m", message, target, tip, base)
         except GitError:
-            now = self.repository.tip(target)
+            now = self._tip(target)
             if now != base:
                 raise _Ended(Landed(kind="lost_race", sha=now)) from None
             lock = self.repository.common_dir / f"{target}.lock"
@@ -295,18 +296,19 @@ class _Landing:
         stale = self.repository.common_dir / f"{left.target}.lock"
         outwait(stale, content=left.tip, since=self.journal.stat().st_mtime)
         try:
-            landed = self._contains(self.repository.tip(left.target), left.tip)
+            landed = self._contains(self._tip(left.target), left.tip)
         except RepositoryProblem:  # the branch was deleted since
             landed = False
+        way = Way(left.base, left.tip, self.git.objects)
         for work_tree, git_dir, index in left.checkouts:
-            with self._moving(Checkout(work_tree, git_dir, index), left.base, left.tip) as move:
+            with self._moving(Checkout(work_tree, git_dir, index), way) as move:
                 if landed or not work_tree.is_dir():
                     move.release()
                     continue
                 try:
                     move.undo()
                 except InTheWay as error:
-                    raise _blocked(self.repository.tip(target), work_tree, error.found) from None
+                    raise _blocked(self._tip(target), work_tree, error.found) from None
         if landed:
             unpin(self.git, *left.ops)
             self._note_parked(left.target, left.tip)
@@ -321,11 +323,22 @@ class _Landing:
                     if (own / name).read_text().strip() == target:
                         raise _blocked(base, own, ["a rebase in progress"])
 
-    def _moving(self, checkout: Checkout, base: str, tip: str) -> AbstractContextManager[Move]:
-        return moving(self.repository.common_dir, checkout, base, tip, journal=self.journal, holding=self.lock)
+    def _moving(self, checkout: Checkout, way: Way) -> AbstractContextManager[Move]:
+        return moving(self.repository.common_dir, checkout, way, journal=self.journal, holding=self.lock)
+
+    def _tip(self, target: str) -> str:
+        found = self.git.objects.commit(target)
+        if found is None:
+            raise RepositoryProblem(f"{self.repository.path}: {target} is no commit")
+        return found
 
     def _contains(self, descendant: str, ancestor: str) -> bool:
-        return self.git.test("merge-base", "--is-ancestor", ancestor, descendant)
+        """Kept for both ways round: a landing asks whether its tip is there, and whether its base is in the tip."""
+        if (descendant, ancestor) not in self.known:
+            common = self.git.run("merge-base", descendant, ancestor, ok=(0, 1)).stdout.decode().strip()
+            self.known[descendant, ancestor] = common == ancestor
+            self.known[ancestor, descendant] = common == descendant
+        return self.known[descendant, ancestor]
 
     def _write(self, journal: _Journal) -> None:
         """On the disk before anything is touched, and in one step."""

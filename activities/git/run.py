@@ -13,12 +13,13 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from activities.git.locks import PACKED_STALE_SECONDS, outwait
+from activities.git.objects import Objects
 
 IDENTITY = ("mergewright", "mergewright@localhost")
 """Committer of what we commit ourselves."""
@@ -91,6 +92,8 @@ class Git:
     """Runs git against one shadow directory."""
 
     git_dir: Path
+    objects: Objects
+    """For what can be asked for one object at a time."""
     env: dict[str, str] = field(default_factory=dict)
     fds: tuple[int, ...] = ()
     """Handed to every git process: a lock of ours stays held as long as one of them lives."""
@@ -105,16 +108,9 @@ class Git:
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Raises GitError when the exit code is not in `ok`, and after `timeout` seconds."""
-        with subprocess.Popen(
-            ["git", *_FLAGS, *args],
-            cwd=self.env.get("GIT_WORK_TREE", "/"),
-            env={**self.surroundings, "GIT_DIR": str(self.git_dir), **self.env, **(env or {})},
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=self.fds,
-        ) as process:
+        surroundings = {**self.surroundings, "GIT_DIR": str(self.git_dir), **self.env, **(env or {})}
+        cwd = self.env.get("GIT_WORK_TREE", "/")
+        with _start(args, surroundings, cwd=cwd, fds=self.fds, asked=stdin is not None) as process:
             try:
                 out, err = process.communicate(stdin, timeout)
             except BaseException as error:
@@ -214,7 +210,33 @@ def shadow(
             env["GIT_WORK_TREE"] = str(work_tree)
         if index is not None:
             env["GIT_INDEX_FILE"] = str(index)
-        yield Git(directory, env)
+        surroundings = {**_ENV, "GIT_DIR": str(directory)}
+        with closing(Objects(lambda: _start(_READ, surroundings, errors=subprocess.DEVNULL))) as objects:
+            yield Git(directory, objects, env)
+
+
+_READ = ("cat-file", "--batch-command", "-z")
+
+
+def _start(
+    args: Sequence[str],
+    env: dict[str, str],
+    *,
+    cwd: str = "/",
+    fds: tuple[int, ...] = (),
+    asked: bool = True,
+    errors: int = subprocess.PIPE,
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["git", *_FLAGS, *args],
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.PIPE if asked else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        start_new_session=True,
+        pass_fds=fds,
+    )
 
 
 class UnsupportedRepository(Exception):

@@ -26,11 +26,11 @@ from typing import Any, get_args
 
 from activities.contracts import Candidate
 from activities.git import run
-from activities.git.chain import build_chain, pin_chains
+from activities.git.chain import pin_chains
 from activities.git.landing import base_of, follow, land, parking_branch
 from activities.git.repository import open_repository
 from activities.settings import Strategy
-from tests.git.landings import MAIN, candidate, landed_ops, landing, state, work
+from tests.git.landings import MAIN, candidate, chained, landed_ops, landing, state, work
 from tests.git.repos import git, make_repo, run_git, write
 
 MODES = ("hold", "park", "push")
@@ -125,8 +125,8 @@ def worker(repo: Path, folder: Path, kept: Path) -> None:
         given = [Candidate.model_validate(one) for one in told["todo"]]
         if told["now"] is None:
             base = base_of(repository, MAIN, checkout, push)
+            made = chained(repo, given[: told["most"]], base)
             with repository.git() as hardened:
-                made = build_chain(hardened, given[: told["most"]], base)
                 pin_chains(hardened, MAIN, [step.sha for step in made.steps])
             assert made.stopped is None or made.stopped.kind == "landed", made
             if made.steps:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from activities.contracts import Candidate, Chained, Landed, LandInput, TaskRef
+from activities.contracts import BuiltChain, Candidate, ChainToBuild, Landed, LandInput, TaskRef
 from activities.git.candidate import SOURCES, build, op_id
-from activities.git.chain import build_chain, pin_chains
+from activities.git.chain import ChainBuilder, pin_chains
 from activities.git.landing import land
 from activities.git.repository import Repository, open_repository
 from activities.settings import Strategy
@@ -60,10 +60,11 @@ def landing(given: Candidate | Sequence[Candidate], base: str, tip: str, **more:
     return LandInput.model_validate(facts | {"title": chain[0].title} | more)
 
 
-def chained(repo: Path, given: Sequence[Candidate], base: str = MAIN) -> Chained:
+def chained(repo: Path, given: Sequence[Candidate], base: str = MAIN) -> BuiltChain:
     repository = open_repository(str(repo))
     with repository.git() as hardened:
-        return build_chain(hardened, given, repository.tip(base))
+        builder = ChainBuilder(hardened, repository.tip(base), {one.op: one for one in given})
+        return builder.chain(ChainToBuild(ops=[one.op for one in given]))
 
 
 def land_it(repo: Path, folder: Path, given: Candidate) -> Landed:

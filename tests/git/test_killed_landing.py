@@ -321,7 +321,7 @@ def test_a_git_that_outlives_its_worker_is_waited_for(tmp_path: Path) -> None:
         "from activities.git.locks import exclusive\n"
         "from activities.git.run import Git\n"
         "with exclusive(Path(sys.argv[1])) as lock:\n"
-        "    git = Git(Path('/nowhere')).holding(lock)\n"
+        "    git = Git(Path('/nowhere'), None).holding(lock)\n"
         "    subprocess.Popen(['sleep', '1'], pass_fds=git.fds, start_new_session=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

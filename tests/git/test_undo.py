@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from activities.git.checkout import InTheWay, Move, moving
+from activities.git.checkout import InTheWay, Move, Way, moving
 from activities.git.repository import open_repository
 from tests.git.landings import (
     FILES,
@@ -40,11 +40,9 @@ def move(repo: Path, head: str, folder: Path) -> Iterator[Move]:
     repository = open_repository(str(repo))
     (checkout,) = repository.checkouts(MAIN)
     folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        base = git(repo, "rev-parse", "main")
-        with moving(
-            repository.common_dir, checkout, base, head, journal=folder / "journal", holding=lock.fileno()
-        ) as made:
+    with (folder / "lock").open("w") as lock, repository.git() as hardened:
+        way = Way(git(repo, "rev-parse", "main"), head, hardened.objects)
+        with moving(repository.common_dir, checkout, way, journal=folder / "journal", holding=lock.fileno()) as made:
             yield made
 
 

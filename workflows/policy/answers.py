@@ -86,6 +86,7 @@ def evidence_of(answer: MergeAnswer) -> Evidence:
         update={
             "base": known.base or answer.base or "",
             "files": known.files or (conflict.files if conflict else []),
+            "stages": known.stages or (conflict.stages if conflict else []),
             "messages": known.messages or (conflict.messages if conflict else []),
             "gates": known.gates or answer.gates,
         }
@@ -106,6 +107,7 @@ def land_result(answer: MergeAnswer) -> LandResult:
 def _evidence(evidence: Evidence) -> Iterator[str]:
     if evidence.files:
         yield f"files: {_listed(evidence.files, _FILES)}"
+    yield from (f"stage {stage}" for stage in evidence.stages[:_LINES])
     yield from (message.strip() for message in evidence.messages[:_LINES])
     for gate in evidence.gates:
         if not gate.passed:
