@@ -35,7 +35,7 @@ from activities.git import candidate as candidates
 from activities.git.candidate import unpin
 from activities.git.chain import ChainBuilder, pin_chains
 from activities.git.history import have_landed, landed_between
-from activities.git.landing import base_of, follow, land
+from activities.git.landing import SourcesMoved, base_of, follow, land
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
 from activities.home import repository_id, safe_name, task_key
@@ -190,13 +190,16 @@ class MergeActivities:
         alive = await asyncio.gather(*map(self._is_wanted, found.values()))
         gone = [op for op, wanted in zip(found, alive, strict=True) if not wanted]
         gone += [op for op in given.land.ops if op not in found]  # or an earlier attempt has landed it
-        moved = await blocking(_moved, repository, found)
-        if (gone or moved) and not await blocking(_has_landed, repository, given.land):
-            return LandingResult(gone=gone, moved=moved)
-        return await blocking(self._land, repository, given)
+        if gone and not await blocking(_has_landed, repository, given.land):
+            return LandingResult(gone=gone)
+        return await blocking(self._land, repository, given, found)
 
-    def _land(self, repository: Repository, given: LandingInput) -> LandingResult:
-        landed = land(repository, given.land, self.site.home.repository(repository.common_dir))
+    def _land(self, repository: Repository, given: LandingInput, found: Mapping[str, Candidate]) -> LandingResult:
+        sources = {op: (candidate.branch, candidate.head) for op, candidate in found.items() if candidate.branch}
+        try:
+            landed = land(repository, given.land, self.site.home.repository(repository.common_dir), sources)
+        except SourcesMoved as error:
+            return LandingResult(moved=error.ops)
         if landed.kind == "blocked":
             return LandingResult(landed=landed, blocking=_blocking_ops(repository, given, landed))
         if landed.kind == "landed":
@@ -273,13 +276,6 @@ def _ops(chains: Sequence[ChainToBuild]) -> list[str]:
 def _has_landed(repository: Repository, given: LandInput) -> bool:
     base = base_of(repository, given.target, given.checkout, given.push)
     return repository.contains(given.tip, base)
-
-
-def _moved(repository: Repository, found: Mapping[str, Candidate]) -> list[str]:
-    """Those whose branch is not where it was sent in."""
-    branches = {op: candidate for op, candidate in found.items() if candidate.branch}
-    with repository.git() as git:
-        return [op for op, candidate in branches.items() if git.objects.commit(candidate.branch) != candidate.head]
 
 
 def _blocking_ops(repository: Repository, given: LandingInput, landed: Landed) -> list[str]:

@@ -22,10 +22,11 @@ taken to its end; else its checkouts are put back to how they were, whichever la
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import model_validator
@@ -45,6 +46,14 @@ _MOST_NAMED = 50
 
 class NotAFastForward(Exception):
     """The tip does not contain the base: to land it would take commits off the target."""
+
+
+class SourcesMoved(Exception):
+    """Nothing was done: somebody goes on with a branch that was to land as it was."""
+
+    def __init__(self, ops: list[str]) -> None:
+        super().__init__(", ".join(ops))
+        self.ops = ops
 
 
 class _Ended(Exception):
@@ -75,24 +84,33 @@ class _Journal(Model):
         return data
 
 
-def land(repository: Repository, given: LandInput, folder: Path) -> Landed:
+Sources = Mapping[str, tuple[str, str]]
+"""By op: a branch, and the commit where it must be when its work lands."""
+
+
+def land(repository: Repository, given: LandInput, folder: Path, sources: Sources = MappingProxyType({})) -> Landed:
     """Moves the target from `base` to `tip`, or says why not. A second run finds it landed.
 
-    `folder` holds the lock and the journal of this repository. Raises NotAFastForward; RepositoryProblem when there
-    is no such branch; locks.Busy; GitError and OSError when git or the disk fails: the next run puts that right.
+    `folder` holds the lock and the journal of this repository. Raises NotAFastForward; SourcesMoved; RepositoryProblem
+    when there is no such branch; locks.Busy; GitError and OSError when git or the disk fails: the next run puts that
+    right.
     """
     if given.push:
-        return _land_remotely(repository, given, folder)
+        return _land_remotely(repository, given, folder, sources)
     with _landing(repository, folder) as landing:
         try:
             landing.finish_earlier(given.target)
-            return landing.run(given)
+            return landing.run(given, sources)
         except _Ended as ended:
             return ended.landed
 
 
-def _land_remotely(repository: Repository, given: LandInput, folder: Path) -> Landed:
+def _land_remotely(repository: Repository, given: LandInput, folder: Path, sources: Sources) -> Landed:
     """On the remote, which is what counts; the local branch follows. No lock is held while the network works."""
+    with repository.git() as git:
+        moved = _moved(git, sources)
+    if moved and not repository.contains(given.tip, base_of(repository, given.target, given.checkout, given.push)):
+        raise SourcesMoved(moved)
     if not repository.contains(given.base, given.tip):
         raise NotAFastForward(f"{given.tip} does not contain {given.base}, where {given.target} is")
     landed = push(repository, given.push, given.target, given.base, given.tip)
@@ -126,6 +144,10 @@ def follow(repository: Repository, target: str, tip: str, checkout: str, folder:
         return landing.follow(target, tip, bare=checkout == "bare")
 
 
+def _moved(git: Git, sources: Sources) -> list[str]:
+    return [op for op, (branch, head) in sources.items() if git.objects.commit(branch) != head]
+
+
 @contextmanager
 def _landing(repository: Repository, folder: Path) -> Iterator[_Landing]:
     with exclusive(folder / "landing.lock") as lock, repository.git() as git:
@@ -154,7 +176,7 @@ class _Landing:
     known: dict[tuple[str, str], bool] = field(default_factory=dict)
     """What contains what: (descendant, ancestor)."""
 
-    def run(self, given: LandInput) -> Landed:
+    def run(self, given: LandInput, sources: Sources) -> Landed:
         now, parked = self._tip(given.target), self.git.objects.commit(_record(given.target))
         if self._contains(now, given.tip):
             landed = Landed(kind="landed", sha=now)
@@ -162,6 +184,8 @@ class _Landing:
         elif parked and self._contains(parked, given.tip):
             landed = Landed(kind="landed", sha=parked, behind=f"it is on {parking_branch(given.target)}")
             unpin(self.git, *given.ops)
+        elif moved := _moved(self.git, sources):
+            raise SourcesMoved(moved)
         else:
             landed = self._land(given, now, parked)
         keep_chains(self.git, given.target, given.keep)

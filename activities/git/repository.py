@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import git as gitpython
 
-from activities.git.run import IDENTITY, Git, GitError, UnsupportedRepository, shadow
+from activities.git.run import IDENTITY, Git, GitError, UnsupportedRepository, own_config, shadow
 
 
 class RepositoryProblem(Exception):
@@ -189,9 +189,10 @@ class Repository:
         return found
 
     def _main_work_tree(self) -> Path | None:
-        if self._setting("core", "bare").lower() in ("true", "yes", "on", "1"):
+        settings = dict(own_config(self.common_dir, self.common_dir))
+        if settings.get("core.bare", "").lower() in ("true", "yes", "on", "1"):
             return None
-        if elsewhere := self._setting("core", "worktree"):
+        if elsewhere := settings.get("core.worktree"):
             return (self.common_dir / elsewhere).resolve()
         if self.common_dir.name == ".git":
             return self.common_dir.parent

@@ -257,9 +257,7 @@ def _config(git_dir: Path, own_dir: Path, *, checkout: bool) -> str:
         f"email = {IDENTITY[1]}",
     ]
     version = "0"
-    entries = read_config(git_dir / "config")
-    if dict(entries).get("extensions.worktreeconfig", "").lower() in ("true", "yes", "on", "1"):
-        entries += read_config(own_dir / "config.worktree")
+    entries = own_config(git_dir, own_dir)
     if checkout:
         entries = read_config(None) + entries
     for key, value in entries:
@@ -273,6 +271,15 @@ def _config(git_dir: Path, own_dir: Path, *, checkout: bool) -> str:
             section, name = key.split(".")
             lines += [f"[{section}]", f"{name} = {value}"]
     return "\n".join([*lines, "[core]", f"repositoryformatversion = {version}", ""])
+
+
+def own_config(git_dir: Path, own_dir: Path) -> list[tuple[str, str]]:
+    """What the repository's own files set, those of the worktree with `own_dir` included. As data: no file that they
+    include is read."""
+    entries = read_config(git_dir / "config")
+    if dict(entries).get("extensions.worktreeconfig", "").lower() in ("true", "yes", "on", "1"):
+        entries += read_config(own_dir / "config.worktree")
+    return entries
 
 
 def read_config(file: Path | None) -> list[tuple[str, str]]:
