@@ -315,15 +315,19 @@ async def test_a_gate_of_ones_own_that_never_worked_freezes_nobody(kit: Kit) -> 
     assert status.mode == "open"
 
 
-async def test_a_push_that_mends_the_target_ends_the_freeze(kit: Kit) -> None:
+async def test_a_push_that_mends_the_target_ends_the_freeze_and_a_drain_goes_on(kit: Kit) -> None:
     queue = Queue(kit)
     queue.configure("test -e good")
     queue.branch("innocent", {"a.txt": "x\n"})
     async with kit.worker():
+        await queue.open("paused")
         innocent = await queue.send("innocent")
+        await queue.gathered("innocent")
+        await queue.handle.execute_update("drain")
         await queue.when(lambda now: now.mode == "frozen")
         commit(kit.repo, {"good": "x\n"})
         assert (await ended(innocent))[0].outcome == "merged"
+        assert (await queue.status()).mode == "draining"
 
 
 async def test_a_branch_that_is_called_like_a_parking_one_never_lands_by_itself(kit: Kit) -> None:

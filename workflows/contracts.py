@@ -270,6 +270,8 @@ class QueueState(Model):
     """Number of the first candidate that came after the queue was drained or frozen."""
     frozen_on: str = ""
     """Sha of the red target: when the target moves, the freeze is over. Empty: an operator froze it."""
+    drained: int | None = None
+    """`mode_since` of a queue that was draining before its target was found red: it goes on so."""
     arrivals: int = 0
     odds: Odds = Odds()
     gate_seconds: float = 0.0

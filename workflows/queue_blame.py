@@ -68,7 +68,9 @@ class QueueBlame(QueueTesting):
         self._stop(list(self.tests))
         self.look_pause = policy.HOLD_SECONDS
         self.look_at = workflow.time() + self.look_pause
-        self.put(mode="frozen", mode_reason=reason, mode_since=self.s.arrivals, frozen_on=self.sight.base)
+        drained = self.s.mode_since if self.s.mode == "draining" else None
+        since, red_on = self.s.arrivals, self.sight.base
+        self.put(mode="frozen", mode_reason=reason, mode_since=since, frozen_on=red_on, drained=drained)
 
     async def _eject(self, entry: QueueEntry, kind: Literal["gate_red", "gate_infra"], code: Code) -> bool:
         tested = self.sight.red[entry.op,]

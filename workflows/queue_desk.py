@@ -156,10 +156,15 @@ class QueueDesk:
     # --- from operators --------------------------------------------------------------------------------
 
     def _mode(self, mode: QueueMode, reason: str = "", since: int = 0) -> str:
-        self.put(mode=mode, mode_reason=reason, mode_since=since, frozen_on="")
+        self.put(mode=mode, mode_reason=reason, mode_since=since, frozen_on="", drained=None)
         self.woken = True
         self.show()
         return f"{len(self.entries)} in the queue"
+
+    def thaw(self) -> None:
+        """The red target is history: the queue goes on as before."""
+        mode = "open" if self.s.drained is None else "draining"
+        self.put(mode=mode, mode_reason="", mode_since=self.s.drained or 0, frozen_on="", drained=None)
 
     def _pause(self) -> str:
         return "paused; " + self._mode("paused")

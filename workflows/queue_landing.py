@@ -96,7 +96,7 @@ class QueueLanding(QueueBlame):
             behind=behind,
         )
         if self.s.mode == "frozen" and self.s.frozen_on:
-            self.put(mode="open", mode_reason="", frozen_on="")
+            self.thaw()
         self.follow_pause = policy.HOLD_SECONDS
         self.follow_at = workflow.time() + self.follow_pause
         self._stop([other for other in self.tests if chains.rest(other, chain) is None])

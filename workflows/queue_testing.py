@@ -60,7 +60,7 @@ class QueueTesting(QueueDesk):
         now = self.sight
         self.sight = Sight(base=base, settings=now.settings, slots=now.slots, doubted=now.doubted)
         if base and self.s.mode == "frozen" and self.s.frozen_on not in ("", base):
-            self.put(mode="open", mode_reason="", frozen_on="")
+            self.thaw()
 
     def _test(self, wanted: list[Chain]) -> None:
         """Start the gates of those that do not run yet, as far as there are slots; stop what nobody needs any more."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 GITLINK = "160000"
 
 
-class Unreadable(Exception):
-    """Git did not answer, or has no such object."""
+class Unreadable(OSError):
+    """Git did not answer, or lacks an object that must be there."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ class Objects:
     def close(self) -> None:
         if self._process is not None:
             process, self._process = self._process, None
-            with suppress(OSError):
-                process.kill()
-            with process:  # waits for it, and closes the pipes
-                pass
+            process.kill()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):  # a question that was not read is still to be flushed
+                    pipe.close()  # type: ignore[union-attr]
+            process.wait()
 
     def commit(self, name: str) -> str | None:
         """The commit that `name`, a ref or a sha, stands for; None when there is none."""
@@ -119,16 +120,16 @@ class Objects:
         try:
             self._process.stdin.write(f"{command} {name}\0".encode("utf-8", "surrogateescape"))
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            line = self._process.stdout.readline().decode("utf-8", "surrogateescape")
         except OSError as error:
             raise Unreadable(f"git cat-file has ended: {error}") from error
         if not line:
             raise Unreadable(f"git cat-file has ended while it was asked for {name}")
-        parts = line.decode("utf-8", "surrogateescape").rsplit(None, 2)
-        if _SHA.fullmatch(parts[0]):
+        parts, (first, *more) = line.rsplit(None, 2), name.split("\n")
+        if _SHA.fullmatch(parts[0]) and line != f"{first}\n":
             return parts
         # The name is repeated, with its line breaks, and that it is missing.
-        for _ in range(name.count("\n")):
+        for _ in more:
             self._process.stdout.readline()
         return None
 

@@ -238,6 +238,8 @@ def test_conflicts_are_named(repo: Path) -> None:
         assert (done.kind, done.tip, done.base) == ("conflict", None, base)
         assert done.conflict
         assert sorted(done.conflict.files) == ["a", "b", "dir/c", odd]
+        ours = git(repo, "rev-parse", "main:a")
+        assert f"2 100644 {ours} a" in done.conflict.stages
         text = "\n".join(done.conflict.messages)
         assert "Merge conflict in a" in text
         assert "CONFLICT (modify/delete): b deleted in" in text
