@@ -242,17 +242,12 @@ def branches(repo: Path, files: Mapping[str, str]) -> list[str]:
     return git(repo, "rev-parse", *(f"refs/heads/{name}" for name in files)).split()
 
 
-async def real(name: str, slots: int, draws: Draws, gates: float, seconds: float) -> RealWorld:
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        repo = make_repo(folder / "repo", {"README.md": "# app\n"})
-        most = int(gates * BACKLOG * 1.3) + 2 * BACKLOG
-        names = {f"b{number}": f"{'bad' if draws.bad(number) else 'good'}-{number}" for number in range(most)}
-        policy: Policy = POLICIES[name]()
-        world = RealWorld(policy, slots, folder=folder, heads=branches(repo, names), draws=draws, seconds=seconds)
-        await world.run(gates)
-        world.check()
-        return world
+def make_world(folder: Path, name: str, slots: int, draws: Draws, gates: float, seconds: float) -> RealWorld:
+    repo = make_repo(folder / "repo", {"README.md": "# app\n"})
+    most = int(gates * BACKLOG * 1.3) + 2 * BACKLOG
+    names = {f"b{number}": f"{'bad' if draws.bad(number) else 'good'}-{number}" for number in range(most)}
+    policy: Policy = POLICIES[name]()
+    return RealWorld(policy, slots, folder=folder, heads=branches(repo, names), draws=draws, seconds=seconds)
 
 
 async def throughput(given: argparse.Namespace) -> None:
@@ -272,13 +267,20 @@ async def throughput(given: argparse.Namespace) -> None:
         async with changed:
             await changed.wait_for(lambda: room >= count)
             room -= count
-        found[cell] = await real(name, count, Draws(given.seed, share), gates, given.seconds)
+        await found[cell].run(gates)
+        found[cell].check()
         Console().print(f"{share:.0%} bad, {name}, {count} slots: {len(found[cell].landed)} landed")
         async with changed:
             room += count
             changed.notify_all()
 
-    await asyncio.gather(*map(one, cells))
+    with tempfile.TemporaryDirectory() as made:
+        for number, (share, name, count) in enumerate(cells):  # before any starts: it takes seconds
+            folder = Path(made) / str(number)
+            folder.mkdir()
+            draws = Draws(given.seed, share)
+            found[share, name, count] = make_world(folder, name, count, draws, gates, given.seconds)
+        await asyncio.gather(*map(one, cells))
     _show_throughput(given, gates, found)
 
 
