@@ -18,15 +18,13 @@ from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 os.environ["GIT_PYTHON_REFRESH"] = "quiet"  # a host without git is told so by `doctor`, not by a traceback
-from activities.git import salvage
-from activities.git.repository import open_repository
 from activities.home import Home, default_home
 from console import doctor as check
-from console import inputs, queue_commands
+from console import inputs, queue_commands, salvage_commands
 from console.costs import By, Spent, cost_table, spendings
 from console.costs import as_json as costs_as_json
 from console.demo import demo as run_demo
-from console.door import Address, Namespace, Repo, TaskId, TaskQueue, connected, console, run
+from console.door import Address, Namespace, TaskId, TaskQueue, connected, console, run
 from console.follow import follow
 from console.probe import probed
 from console.quotas import handle_id as quota_handle_id
@@ -39,8 +37,7 @@ from service.leave import run_and_leave
 from workflows.contracts import LandResult, QuotaState, TaskResult
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-salvage_app = typer.Typer(no_args_is_help=True, help="Work that did not land, saved under refs of the repository.")
-app.add_typer(salvage_app, name="salvage")
+app.add_typer(salvage_commands.app, name="salvage")
 app.add_typer(queue_commands.app, name="queue")
 app.command()(queue_commands.land)
 
@@ -362,36 +359,6 @@ def plan(task_id: TaskId, address: Address = None, namespace: Namespace = None) 
         return str(await (await connected(address, namespace)).get_workflow_handle(task_id).query("plan"))
 
     console.print(run(go()) or "there is no plan yet", markup=False)
-
-
-@salvage_app.command("list")
-def salvage_list(
-    repo: Repo = Path(), task_id: Annotated[str | None, typer.Option("--task", help="Of this task only.")] = None
-) -> None:
-    """Show what was saved. Example: starter.py salvage list --repo /src/app"""
-
-    async def go() -> None:
-        found = salvage.listing(open_repository(str(repo.resolve())), task_id)
-        table = Table(box=None, header_style="dim")
-        for column in ("ref", "saved", "files", "subject"):
-            table.add_column(column, no_wrap=column != "subject")
-        for item in found:
-            table.add_row(item.ref, f"{item.when:%Y-%m-%d %H:%M}", str(item.files), item.subject)
-        console.print(table if found else "nothing was saved")
-
-    run(go())
-
-
-@salvage_app.command("restore")
-def salvage_restore(
-    ref: Annotated[str, typer.Argument(help="As `salvage list` shows it.")], repo: Repo = Path()
-) -> None:
-    """Make a branch of saved work; no checkout is touched. Example: starter.py salvage restore <ref>"""
-
-    async def go() -> str:
-        return salvage.restore(open_repository(str(repo.resolve())), ref)
-
-    console.print(run(go()))
 
 
 if __name__ == "__main__":

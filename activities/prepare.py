@@ -93,12 +93,12 @@ class PrepareActivities:
         key = task_key(given.task_id, given.run_id)
         ref = TaskRef(task_id=given.task_id, key=key, repo=str(repository.path), target=target)
         self._clear_earlier_runs(ref)
+        note_ref(self.site.home, ref)  # first: whatever a kill leaves of the rest can be told whose it is
         worktree = create(repository, self.site.home.worktree(key), key, task_branch(given.task_id), base, target)
         complete = task.model_copy(update=dict(settings))
         # What is in `env` may be secret, and nobody reads it there.
         kept = complete.model_dump_json(indent=1, exclude=_ENVIRONMENTS)
         write_atomically(self.site.home.run(key) / "task.json", kept)
-        note_ref(self.site.home, ref)
         return Prepared(
             ref=ref,
             host=self.site.host,

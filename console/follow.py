@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from temporalio.client import Client, WorkflowFailureError, WorkflowQueryFailedError
+from temporalio.exceptions import TerminatedError
 from temporalio.service import RPCError
 
 from workflows.contracts import TaskResult, TaskStatus
@@ -48,6 +49,8 @@ async def _end(client: Client, task_id: str) -> TaskResult | str:
         result: TaskResult = await client.get_workflow_handle(task_id, result_type=TaskResult).result()
         return result
     except WorkflowFailureError as error:
+        if isinstance(error.cause, TerminatedError):  # it could not say so itself: the worker saves what is there
+            return f"terminated; what did not land is saved within a minute: starter.py salvage show {task_id}"
         return str(getattr(error.cause, "message", error.cause))
 
 

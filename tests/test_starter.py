@@ -149,3 +149,13 @@ async def test_saved_work_is_listed_and_restored(kit: Kit) -> None:
     branch = (await starter(kit, "salvage", "restore", result.salvage_ref)).strip()
     assert kit.show("a.txt", branch) == "precious"
     assert git(kit.repo, "symbolic-ref", "HEAD") == "refs/heads/main"
+    [listed] = json.loads(await starter(kit, "salvage", "list", str(kit.repo), "--json"))
+    assert (listed["ref"], listed["task"], listed["outcome"]) == (result.salvage_ref, "lost", "abandoned")
+    assert "A a.txt" in await starter(kit, "salvage", "show", "lost")
+    there = kit.folder / "there"
+    assert str(there) in await starter(kit, "salvage", "restore", "lost", "--into", str(there))
+    assert (there / "a.txt").read_text() == "precious\n"
+    assert "exists" in await starter(kit, "salvage", "restore", "lost", "--into", str(there), code=1)
+    assert "Aborted" in await starter(kit, "salvage", "drop", "lost", code=1)
+    assert "dropped" in await starter(kit, "salvage", "drop", "lost", "--yes")
+    assert "no salvage 'lost'" in await starter(kit, "salvage", "show", "lost", code=1)

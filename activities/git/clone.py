@@ -29,6 +29,7 @@ NO_PUSH = "/mergewright-lands-this-work-itself/do-not-push"
 _IN_PROGRESS = "MERGE_HEAD MERGE_MSG MERGE_MODE MERGE_RR AUTO_MERGE SQUASH_MSG CHERRY_PICK_HEAD REVERT_HEAD".split()
 _UNDERTAKINGS = "rebase-merge rebase-apply sequencer REBASE_HEAD BISECT_LOG BISECT_START BISECT_NAMES".split()
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_MOST_EARLIER = 500
 # What `git check-ref-format` refuses.
 _UNSOUND = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|$)|[./]$")
 
@@ -99,6 +100,12 @@ class Clone:
         """Where linked worktrees of the clone itself are detached."""
         heads = [self._read(f"worktrees/{own.name}/HEAD").strip() for own in self.git_dir.glob("worktrees/*")]
         return [sha for sha in heads if _SHA.fullmatch(sha)]
+
+    def earlier_heads(self) -> list[str]:
+        """Where HEAD has been by its owner's commands, the newest first: also what was amended or reset away."""
+        lines = self._read("logs/HEAD").splitlines()[-_MOST_EARLIER:]
+        heads = [line.split(" ", 2)[1] for line in reversed(lines) if line.count(" ") > 1]
+        return [sha for sha in dict.fromkeys(heads) if _SHA.fullmatch(sha)]
 
     def put(self, name: str, content: str | bytes) -> None:
         """Writes a file in one step; a second run writes the same."""

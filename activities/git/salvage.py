@@ -1,8 +1,9 @@
 """Work that would be lost with a worktree, kept under `refs/mergewright/salvage/<task>/<n>`.
 
 A salvage is one commit in the user's repository. Its tree is everything that lay in the worktree, but for ignored
-files; its first parent is the head of the work; further parents are what else only the clone had: what was staged,
-other branches, stashes, a merge in progress. The worktree is not touched by saving it.
+files, which its message lists; its first parent is the head of the work; further parents are what else only the
+clone had: what was staged, other branches, stashes, a merge in progress, commits that were amended or reset away.
+The worktree is not touched by saving it. How a salvage is had back: `salvaged`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from activities.git.clone import Clone, WorktreeBroken, brought
-from activities.git.repository import Repository, RepositoryProblem
+from activities.git.repository import printable
 from activities.git.run import IDENTITY, Git, GitError
 from activities.git.snapshot import snapshot
 from activities.git.worktree import Worktree
 from activities.home import safe_name
 
-_REFS = "refs/mergewright/salvage"
+REFS = "refs/mergewright/salvage"
+STAGED = "What was staged"
+"""Subject of the commit that holds the index, where it differs from the files."""
+MOST_IGNORED = 100
+"""Names in a salvage's message."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,6 @@ class Saved:
     commit: str
     files: int
     """How many files it changes."""
-
-
-@dataclass(frozen=True)
-class Salvage:
-    ref: str
-    commit: str
-    task: str
-    """The task's id."""
-    outcome: str
-    """How the task stood when this was saved."""
-    when: datetime
-    files: int
-    subject: str
 
 
 def save(worktree: Worktree, *, task_id: str, outcome: str, kept: str | None = None) -> Saved | None:
@@ -69,13 +60,31 @@ def save(worktree: Worktree, *, task_id: str, outcome: str, kept: str | None = N
             return None
         begun = _fork(git, head, target or base) if committed else head
         files = len(git("diff-tree", "-r", "-z", "--name-only", begun, tree).split("\0")) - 1
-        return _keep(git, task_id, outcome, tree, parents, files)
+        ignored = _ignored(git) if there else []
+        return _keep(git, _Report(task_id, outcome, base, files, ignored), tree, parents)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a salvage's message tells."""
+
+    task_id: str
+    outcome: str
+    base: str
+    files: int
+    ignored: list[str]
+
+
+def _ignored(git: Git) -> list[str]:
+    """Files and folders that are left out. `git` has made the snapshot."""
+    listed = git.run("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory").stdout
+    return [printable(path).replace("\n", "\\n") for path in listed.split(b"\0") if path]
 
 
 def _only_there(clone: Clone, git: Git, source: Git, head: str, tree: str, safe: list[str]) -> list[str]:
     """What no other commit contains, brought over; what cannot be, being corrupt, is left."""
     found: list[str] = []
-    for sha in _others(clone, source, head, tree):
+    for sha in [*_others(clone, source, head, tree), *_left_behind(clone, source, tree, [head, *safe])]:
         if _beyond(source, sha, [head, *found, *safe]) and brought(git, source, sha):
             found.append(sha)
     return found
@@ -87,14 +96,25 @@ def _others(clone: Clone, source: Git, head: str, tree: str) -> Iterator[str]:
         with suppress(GitError):
             staged = _staged_tree(source)
             if staged not in (tree, _tree(source, head)):
-                yield _commit(
-                    source, staged, [head], "What was staged", date=source("show", "-s", "--format=%ct", head)
-                )
+                yield _commit(source, staged, [head], STAGED, date=source("show", "-s", "--format=%ct", head))
     yield from source("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/stash").splitlines()
     older = source.run("log", "-g", "--format=%H", "refs/stash", ok=(0, 128)).stdout.decode()
     yield from older.splitlines()
     yield from clone.merge_heads()
     yield from clone.worktree_heads()
+
+
+def _left_behind(clone: Clone, source: Git, tree: str, kept: list[str]) -> list[str]:
+    """Commits that HEAD was on and that no ref has any more, the newest first; not those with just these files."""
+    earlier = clone.earlier_heads()
+    if not earlier:
+        return []
+    asked = "\n".join([*earlier, *(f"^{sha}" for sha in kept)]).encode()
+    form = ("--no-commit-header", "--format=%H %T")
+    done = source.run("rev-list", "--ignore-missing", *form, "--stdin", stdin=asked, ok=range(256))
+    beyond = dict(line.split() for line in done.stdout.decode().splitlines())
+    known = {tree, _tree(source, kept[0])}
+    return [sha for sha in earlier if beyond.get(sha, tree) not in known]
 
 
 def _staged_tree(source: Git) -> str:
@@ -105,86 +125,47 @@ def _staged_tree(source: Git) -> str:
     return source("write-tree")
 
 
-def _keep(git: Git, task_id: str, outcome: str, tree: str, parents: list[str], files: int) -> Saved:
-    folder = f"{_REFS}/{safe_name(task_id)}"
+def _keep(git: Git, report: _Report, tree: str, parents: list[str]) -> Saved:
+    folder = f"{REFS}/{safe_name(report.task_id)}"
     while True:
         numbers = [int(ref.rpartition("/")[2]) for ref in git("for-each-ref", "--format=%(refname)", folder).split()]
         last = f"{folder}/{max(numbers, default=0)}"
         if numbers and git("show", "-s", "--format=%T %P", last).split() == [tree, *parents]:
-            return Saved(last, git("rev-parse", last), files)
+            return Saved(last, git("rev-parse", last), report.files)
         ref = f"{folder}/{max(numbers, default=0) + 1}"
-        commit = _commit(git, tree, parents, _message(task_id, outcome, ref, files))
+        commit = _commit(git, tree, parents, _message(report, ref))
         try:
             git.update_refs(f"create {ref} {commit}")
-            return Saved(ref, commit, files)
+            return Saved(ref, commit, report.files)
         except GitError:
             if not git.ok("show-ref", "--verify", "-q", ref):  # else another attempt took the number: look again
                 raise
 
 
-def _message(task_id: str, outcome: str, ref: str, files: int) -> str:
-    task_id, outcome = " ".join(task_id.split()), " ".join(outcome.split())
+def _message(report: _Report, ref: str) -> str:
+    task_id, outcome = " ".join(report.task_id.split()), " ".join(report.outcome.split())
+    names = [*report.ignored[:MOST_IGNORED], *(["…"] if len(report.ignored) > MOST_IGNORED else [])]
+    ignored = "".join(f"    {name}\n" for name in names)
+    left_out = f"Ignored files and folders, which are not in it ({len(report.ignored)}):\n\n{ignored}\n"
     return f"""\
 Saved work of task {task_id} ({outcome})
 
 What was uncommitted or not merged when its worktree was taken away. To get it back as a branch:
 
     python starter.py salvage restore {ref}
-    git branch {_branch(ref)} {ref}
+    git branch {branch_of(ref)} {ref}
 
+{left_out if report.ignored else ""}\
 Task-Id: {task_id}
 Task-Outcome: {outcome}
-Salvaged-Files: {files}
+Task-Base: {report.base}
+Salvaged-Files: {report.files}
 """
 
 
-def listing(repository: Repository, task_id: str | None = None) -> list[Salvage]:
-    """The newest first; of one task, or of all."""
-    folder = _REFS if task_id is None else f"{_REFS}/{safe_name(task_id)}"
-    form = "%(refname)%00%(objectname)%00%(committerdate:unix)%00%(contents:subject)%00%(contents:body)%00"
-    with repository.git() as git:
-        fields = git("for-each-ref", "--sort=-committerdate", "--sort=-refname", f"--format={form}", folder).split("\0")
-    found = []
-    for ref, commit, when, subject, body in zip(*(iter(fields),) * 5, strict=False):
-        says = dict(line.split(": ", 1) for line in body.splitlines() if ": " in line)
-        found.append(
-            Salvage(
-                ref=ref.strip(),
-                commit=commit,
-                task=says.get("Task-Id", ""),
-                outcome=says.get("Task-Outcome", ""),
-                when=datetime.fromtimestamp(int(when), UTC),
-                files=int(says.get("Salvaged-Files", 0)),
-                subject=subject,
-            )
-        )
-    return found
-
-
-def restore(repository: Repository, ref: str) -> str:
-    """Makes a branch of a salvage and returns its name; no checkout is touched. A second run returns it again.
-
-    Raises RepositoryProblem: no such salvage, or something else has the branch's name.
-    """
-    branch = _branch(ref)
-    with repository.git() as git:
-        done = git.run("rev-parse", "-q", "--verify", "--end-of-options", f"{ref}^{{commit}}", ok=(0, 1, 128))
-        commit = done.stdout.decode().strip()
-        if not commit or not ref.startswith(f"{_REFS}/"):
-            raise RepositoryProblem(f"{repository.path} has no salvage {ref!r}: `salvage list` names them")
-        try:
-            git.update_refs(f"create refs/heads/{branch} {commit}")
-        except GitError:
-            if not git.ok("merge-base", "--is-ancestor", commit, f"refs/heads/{branch}"):
-                raise RepositoryProblem(
-                    f"{repository.path} cannot have a branch {branch}: another is in the way; "
-                    f"take a name of your own: git branch <name> {ref}"
-                ) from None
-    return branch
-
-
-def _branch(ref: str) -> str:
-    return f"salvage/{ref.removeprefix(f'{_REFS}/').replace('/', '-')}"
+def branch_of(ref: str) -> str:
+    """The branch that a salvage becomes."""
+    return f"salvage/{ref.removeprefix(f'{REFS}/').replace('/', '-')}"
 
 
 def _beyond(git: Git, sha: str, safe: list[str]) -> bool:

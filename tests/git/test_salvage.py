@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from activities.git.repository import Repository, RepositoryProblem, open_repository
-from activities.git.salvage import listing, restore, save
+from activities.git.salvage import save
+from activities.git.salvaged import contents, drop, find, listing, restore, unpack
 from activities.git.worktree import Worktree, create
 from activities.home import safe_name
 from tests.git.repos import commit, git, make_repo, run_git, write
@@ -157,6 +158,18 @@ def test_other_branches_and_stashes(worktree: Worktree) -> None:
     assert read(worktree, f"{stashes[1]}^3", "untracked 0") == b"x"
 
 
+def test_commits_that_were_amended_or_reset_away(worktree: Worktree) -> None:
+    first = commit(worktree.path, {"a": "first\n"})
+    git(worktree.path, "commit", "-q", "--amend", "-m", "only another message")
+    kept = commit(worktree.path, {"b": "1"})
+    gone = commit(worktree.path, {"c": "reset away\n"})
+    git(worktree.path, "reset", "-q", "--hard", kept)
+    ref = saved(worktree)
+    assert ref is not None
+    assert parents(worktree, ref) == [kept, gone, first]
+    assert saved(worktree) == ref
+
+
 def test_a_merge_in_progress(worktree: Worktree) -> None:
     git(worktree.path, "checkout", "-q", "--detach")
     other = commit(worktree.path, {"src/app.py": "other\n"})
@@ -273,6 +286,68 @@ def test_what_cannot_be_restored_is_told(worktree: Worktree, repository: Reposit
     git(repository.path, "branch", "salvage")
     with pytest.raises(RepositoryProblem, match="git branch <name>"):
         restore(repository, ref)
+
+
+def test_a_salvage_tells_what_it_holds(worktree: Worktree, repository: Repository) -> None:
+    commit(worktree.path, {"done": "1"}, "half of it")
+    write(worktree.path, {"src/app.py": "staged\n", "new": "1", "x.log": "1", "odd\nname.log": "1"})
+    git(worktree.path, "add", "src/app.py")
+    write(worktree.path, {"src/app.py": "later\n", "src/lib.py": None})
+    git(worktree.path, "stash", "-q")
+    git(worktree.path, "stash", "apply", "-q", "--index")
+    write(worktree.path, {"src/app.py": "later\n"})
+    ref = saved(worktree)
+    assert ref is not None
+    [salvage] = find(repository, "fix login/42")
+    assert [salvage] == find(repository, ref) == find(repository, ref.removeprefix("refs/mergewright/salvage/"))
+    held = contents(repository, salvage)
+    assert [line.partition(" ")[2] for line in held.commits] == ["half of it"]
+    assert held.uncommitted == ["A new", "M src/app.py", "D src/lib.py"]
+    assert held.staged == ["M src/app.py"]
+    assert [line.partition(" ")[2][:4] for line in held.others] == ["WIP "]
+    assert held.ignored == ["odd\\nname.log", "x.log"]
+
+
+def test_a_salvage_becomes_a_folder(worktree: Worktree, repository: Repository, tmp_path: Path) -> None:
+    write(worktree.path, {"a": "1", "src/lib.py": None})
+    ref = saved(worktree)
+    assert ref is not None
+    before = git(repository.path, "for-each-ref")
+    folder = unpack(repository, "fix login/42", tmp_path / "out" / "there")
+    there = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert there == {".gitignore", "README.md", "a", "src/app.py"}
+    assert git(repository.path, "for-each-ref") == before
+    (tmp_path / "dangling").symlink_to("/nowhere")
+    for taken in (folder, tmp_path / "dangling"):
+        with pytest.raises(RepositoryProblem, match="name a folder that does not"):
+            unpack(repository, ref, taken)
+    assert [path.name for path in folder.parent.iterdir()] == ["there"]
+
+
+def test_a_branch_of_ones_own_name_and_nothing_that_exists(worktree: Worktree, repository: Repository) -> None:
+    write(worktree.path, {"a": "1"})
+    ref = saved(worktree)
+    assert ref is not None
+    tip = git(repository.path, "rev-parse", "main")
+    assert restore(repository, "fix login/42", "mine/again") == "mine/again"
+    assert git(repository.path, "rev-parse", "mine/again") == git(repository.path, "rev-parse", ref)
+    for name, told in (("main", "in the way"), ("mine", "in the way"), ("a..b", "no name"), ("-x", "no name")):
+        with pytest.raises(RepositoryProblem, match=told):
+            restore(repository, ref, name)
+    assert git(repository.path, "rev-parse", "main") == tip
+
+
+def test_a_dropped_salvage_is_gone(worktree: Worktree, repository: Repository) -> None:
+    for number in "12":
+        write(worktree.path, {"a": number})
+        saved(worktree)
+    both = find(repository, "fix login/42")
+    assert [one.ref[-2:] for one in both] == ["/2", "/1"]
+    drop(repository, both[1:])
+    assert find(repository, "fix login/42") == both[:1]
+    drop(repository, both[:1])
+    with pytest.raises(RepositoryProblem, match="salvage list"):
+        find(repository, "fix login/42")
 
 
 # --- nothing is lost, nothing is touched ---------------------------------------------------------

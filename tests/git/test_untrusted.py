@@ -14,7 +14,8 @@ import pytest
 from activities.git import slot
 from activities.git.merging import abort_merge, start_merge, unresolved
 from activities.git.repository import Repository, open_repository
-from activities.git.salvage import listing, restore, save
+from activities.git.salvage import save
+from activities.git.salvaged import listing, restore
 from activities.git.worktree import Worktree, create, rebuild
 from tests.git.repos import Canary, commit, git, make_repo, run_git, write
 from tests.git.worktrees import MAIN
