@@ -18,7 +18,9 @@ from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 os.environ["GIT_PYTHON_REFRESH"] = "quiet"  # a host without git is told so by `doctor`, not by a traceback
+from activities.contracts import CleanedUp
 from activities.home import Home, default_home
+from console import clean as cleaning
 from console import doctor as check
 from console import inputs, queue_commands, salvage_commands
 from console.costs import By, Spent, cost_table, spendings
@@ -359,6 +361,26 @@ def plan(task_id: TaskId, address: Address = None, namespace: Namespace = None) 
         return str(await (await connected(address, namespace)).get_workflow_handle(task_id).query("plan"))
 
     console.print(run(go()) or "there is no plan yet", markup=False)
+
+
+@app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    home: Annotated[Path | None, typer.Option(help="Data folder (default: MERGEWRIGHT_HOME, or the user's).")] = None,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """Remove at once what is saved, over and old enough, as the janitor does. Example: starter.py clean --dry-run"""
+
+    async def go() -> CleanedUp:
+        return await cleaning.clean(await connected(address, namespace), (home or default_home()).resolve(), dry_run)
+
+    done = run(go())
+    if as_json:
+        console.print_json(done.model_dump_json())
+    else:
+        cleaning.tell(done, console)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,12 @@ billing = "key"
 key = "WORK_ANTHROPIC_KEY"      # a variable of the worker's environment
 slots = 4
 max_cost_usd_per_day = 50
+
+[keep]                          # how long: see Keep
+salvage_days = 90
+
+[disk]                          # before a worktree is made: see Disk
+floor_gb = 5
 """
 
 from __future__ import annotations
@@ -53,8 +59,33 @@ class Account(Model):
         return self
 
 
+class Keep(Model):
+    """What is kept of tasks that have ended: never less. Days count from when it was saved, or seen to be over."""
+
+    salvage_days: float = Field(30, ge=0)
+    salvage_count: int = Field(20, ge=0, strict=True)
+    """So many salvages of a repository, its newest, are kept however old they are."""
+    runs_days: float = Field(30, ge=0)
+    """Run folders (prompts, transcripts, logs), and what is kept for repositories that are gone."""
+    slots_days: float = Field(7, ge=0)
+    """Warm checkouts for gates that nobody has used."""
+    results_days: float = Field(30, ge=0)
+    """That gates have passed on a tree."""
+
+
+class Disk(Model):
+    """A task waits, before its worktree is made, while there is less room than this."""
+
+    floor_gb: float = Field(1, ge=0)
+    """Free space on the data folder's disk."""
+    cap_gb: float | None = Field(None, gt=0)
+    """What the data folder may hold for one repository."""
+
+
 class Config(Model):
     accounts: dict[str, Account] = {}
+    keep: Keep = Keep()
+    disk: Disk = Disk()
 
     def account(self, name: str) -> Account:
         """`anthropic/work`; `anthropic` stands for `anthropic/default`."""

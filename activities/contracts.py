@@ -604,3 +604,38 @@ def quota_id(name: str, task_queue: str) -> str:
     would wait for ever for workers that are gone.
     """
     return f"quota/{name}" if task_queue == TASK_QUEUE else f"quota/{name}@{task_queue}"
+
+
+class CleanUpInput(Model):
+    host: str
+    """Whose data folder."""
+
+
+class Removed(Model):
+    what: str
+    """`worktree`, `salvage`, `run`, `slot` …"""
+    name: str
+    why: str
+    freed: int = 0
+    """Bytes on the disk."""
+
+
+class LeftAlone(Model):
+    name: str
+    why: str
+    """Why it cannot be accounted for, and what a person can do."""
+
+
+class CleanedUp(Model):
+    """What one clean-up did; its lists are cut in the history, `janitor.json` in the data folder has all of them."""
+
+    at: float = 0
+    """Seconds since the epoch."""
+    dry_run: bool = False
+    removed: list[Removed] = []
+    left: list[LeftAlone] = []
+    removed_count: int = 0
+    left_count: int = 0
+    freed: int = 0
+    used: int = 0
+    """Bytes that the data folder has now."""

@@ -2,10 +2,12 @@
 
 worktrees/<key>/            a task's worktree (a shared clone)
 worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
-runs/<key>/                 a task's bulk: task.json, turns/, sessions/, gates/, reviews/, plan.md
-repositories/<id>/          per repository: landing.lock, landing.json, slots/, candidates/ of its merge queues,
-                            gates/ (logs of the queues' runs), results/ (gates that have passed, by tree)
+runs/<key>/                 a task's bulk: ref.json (whose it is), task.json, turns/, sessions/, gates/, plan.md …
+repositories/<id>/          per repository: repository.json (which one), landing.lock, landing.json, slots/,
+                            candidates/ of its merge queues, gates/ (logs of the queues' runs), results/ (gates that
+                            have passed, by tree)
 temporal/                   the development server's database and log
+janitor.json                what the last clean-up did
 workers/                    which worker process runs which activities, to recover after a kill
 """
 
@@ -73,6 +75,10 @@ class Home:
 
     def results(self, common_dir: Path) -> Path:
         return self.repository(common_dir) / "results"
+
+    @property
+    def cleaned_up(self) -> Path:
+        return self.root / "janitor.json"
 
     @property
     def temporal(self) -> Path:

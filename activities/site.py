@@ -43,6 +43,14 @@ class Site:
         address, namespace = self.client.service_client.config.target_host, self.client.namespace
         owner = Owner(address, namespace, self.task_queue, str(self.home.root), self.host)
         claim(repository.common_dir, owner)
+        note_repository(self.home, repository.common_dir)
+
+
+def note_repository(home: Home, common_dir: Path) -> None:
+    """Of which repository its folder is; so its salvages are known when none of its runs is any more."""
+    note = home.repository(common_dir) / "repository.json"
+    if not note.exists():
+        write_atomically(note, json.dumps({"git_dir": str(common_dir)}))
 
 
 def invalid(field: str, text: str) -> NoReturn:

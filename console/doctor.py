@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -36,6 +36,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities import process
 from activities.agents.base import one_line
 from activities.config import CONFIG_FILE, BadConfig, Config, load
+from activities.contracts import CleanedUp
+from activities.home import Home
+from console.clean import size
 from console.probe import VERSION_SECONDS, Finding, Probe, RuntimeFinding, State, agents_of
 from service.connect import connect, connect_config
 
@@ -101,6 +104,7 @@ def _checks(asked: Asked, config: Config | None, about_config: Finding) -> Itera
             Finding(name="python", state="ok", text=platform.python_version()),
             git(),
             disk(asked.home),
+            *cleaned_up(asked.home),
             sandbox(),
             about_config,
         ]
@@ -143,6 +147,20 @@ def disk(home: Path) -> Finding:
     remedy = "" if free >= DISK_LOW else "free some space, or move the data folder with --home or MERGEWRIGHT_HOME"
     state: State = "ok" if free >= DISK_LOW else "warning" if free >= DISK_FULL else "error"
     return Finding(name="disk", state=state, text=text, remedy=remedy)
+
+
+def cleaned_up(home: Path) -> list[Finding]:
+    """What the janitor found last; nothing, where it has never been."""
+    try:
+        last = CleanedUp.model_validate_json(Home(home).cleaned_up.read_bytes())
+    except (OSError, ValueError):
+        return []
+    at = datetime.fromtimestamp(last.at, UTC)
+    text = f"{size(last.used)} used at {at:%Y-%m-%d %H:%M} UTC"
+    if not last.left:
+        return [Finding(name="clean-up", state="ok", text=text)]
+    text += f", {last.left_count} left alone: {last.left[0].name}: {last.left[0].why}"
+    return [Finding(name="clean-up", state="warning", text=text, remedy="`starter.py clean --dry-run` lists them")]
 
 
 def sandbox() -> Finding:

@@ -12,6 +12,8 @@ from rich.console import Console
 from temporalio.client import Client, WorkflowQueryFailedError, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
+from activities.config import BadConfig
+from activities.git.locks import Busy
 from activities.git.repository import RepositoryProblem
 from console.costs import NoTask
 from console.turn_log import NoLog
@@ -32,7 +34,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Any trouble that an operator can do something about is one line and exit 1."""
     try:
         return asyncio.run(work)
-    except (CannotServe, NoLog, NoTask, RepositoryProblem) as problem:
+    except (BadConfig, Busy, CannotServe, NoLog, NoTask, RepositoryProblem) as problem:
         text = str(problem)
     except WorkflowUpdateFailedError as error:
         text = str(getattr(error.cause, "message", error.cause))

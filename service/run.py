@@ -18,6 +18,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from activities.branches import BranchActivities
 from activities.gates import GateActivities
 from activities.home import Home
+from activities.janitor import JanitorActivities
 from activities.merging import MergeActivities
 from activities.prepare import PrepareActivities
 from activities.process import has_namespaces
@@ -26,8 +27,10 @@ from activities.turn import TurnActivities
 from activities.worksite import WorksiteActivities
 from service.converter import InputGuard
 from service.lifeline import BEAT_SECONDS, BEATS, Lifeline, give_up_lost_activities
+from service.schedule import ensure_schedule
 from service.sweep import sweep
 from workflows import options
+from workflows.janitor import JanitorWorkflow
 from workflows.land import LandWorkflow
 from workflows.merge_queue import MergeQueueWorkflow
 from workflows.quota import QuotaWorkflow
@@ -36,7 +39,9 @@ from workflows.unknown import UnknownWorkflow
 
 log = structlog.get_logger()
 
-WORKFLOWS: list[type] = [TaskWorkflow, LandWorkflow, MergeQueueWorkflow, QuotaWorkflow, UnknownWorkflow]
+WORKFLOWS: list[type] = [
+    TaskWorkflow, LandWorkflow, MergeQueueWorkflow, QuotaWorkflow, JanitorWorkflow, UnknownWorkflow
+]  # fmt: skip
 BUILD_ID = "mergewright-0.1.0"
 GRACE = timedelta(seconds=1)
 """For activities when the worker is told to stop: agents are ended and resumed by the next worker, so it is short."""
@@ -45,6 +50,9 @@ STICKY = timedelta(seconds=2)
 less, and a busy worker replays what it had at hand."""
 GIVE_UP_EVERY = 5.0
 SWEEP_EVERY = 30.0
+CLEAN_EVERY = timedelta(hours=1)
+RESCHEDULE_EVERY = 3600.0
+"""Seconds: a schedule that somebody has deleted is made again."""
 GIT_AT_ONCE = 16
 THREADS = 64
 
@@ -86,6 +94,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             activities=[
                 worksite.collect, worksite.update_branch, worksite.settle,
                 merging.submit, merging.build, merging.land, merging.follow, merging.eject,
+                JanitorActivities(site).clean_up,
             ],
             max_concurrent_activities=GIT_AT_ONCE,
             **shared,
@@ -116,8 +125,10 @@ async def run_worker(
     gate_slots: int,
     stop: asyncio.Event,
     sweep_every: float = SWEEP_EVERY,
+    clean_every: timedelta | None = CLEAN_EVERY,
 ) -> None:
-    """Serves until `stop` is set; then agents are ended, and the next worker resumes them."""
+    """Serves until `stop` is set; then agents are ended, and the next worker resumes them. `clean_every`: how often the
+    janitor comes; None: its schedule is left as it is."""
     # Git and the disk are waited for in threads: a remote that does not answer must not keep others from theirs.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "blocking"))
     home.create()
@@ -134,6 +145,9 @@ async def run_worker(
                 asyncio.create_task(_every(GIVE_UP_EVERY, lambda: give_up_lost_activities(client, home))),
                 asyncio.create_task(_every(sweep_every, lambda: sweep(client, home))),
             ]
+            if clean_every is not None:
+                scheduling = _every(RESCHEDULE_EVERY, lambda: ensure_schedule(client, task_queue, host, clean_every))
+                chores.append(asyncio.create_task(scheduling))
             await stop.wait()
             log.info("worker stops: agents are ended, the next worker resumes them")
             for chore in chores:
@@ -142,7 +156,7 @@ async def run_worker(
         lifeline.close()
 
 
-async def _every(seconds: float, chore: Callable[[], Awaitable[int]]) -> None:
+async def _every(seconds: float, chore: Callable[[], Awaitable[object]]) -> None:
     while True:
         try:
             await chore()

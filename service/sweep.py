@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import structlog
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client
 
 from activities.contracts import TaskRef
 from activities.git.repository import RepositoryProblem
-from activities.home import Home, task_key
+from activities.home import Home
+from activities.runs import state_of
 from activities.settle import InUse, settle
 
 log = structlog.get_logger()
@@ -33,7 +33,7 @@ async def sweep(client: Client, home: Home) -> int:
         if not record.exists():
             continue  # half made: the next attempt of `prepare` makes it whole
         ref = TaskRef.model_validate_json(record.read_text())
-        if not await _has_ended(client, ref):
+        if await state_of(client, ref.task_id, ref.key) != "ended":
             continue
         try:
             settled = await asyncio.to_thread(settle, home, ref, "ended without settling", None)
@@ -51,15 +51,3 @@ def remove_git_leftovers() -> None:
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < time.time() - 3600:
                 shutil.rmtree(path)
-
-
-async def _has_ended(client: Client, ref: TaskRef) -> bool:
-    try:
-        found = await client.get_workflow_handle(ref.task_id).describe()
-    except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return False
-        raise
-    first = found.raw_description.workflow_execution_info.first_run_id or found.run_id
-    same = task_key(ref.task_id, first) == ref.key
-    return not same or found.status is not WorkflowExecutionStatus.RUNNING

@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Kit:
     folder: Path
     task_queue: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
     numbers: Any = field(default_factory=itertools.count)
+    clean_every: timedelta | None = None
     environment: WorkflowEnvironment | None = None
     """Where the server skips time."""
 
@@ -74,7 +76,17 @@ class Kit:
     async def worker(self, agents: int = 8, gate_slots: int = 2) -> AsyncIterator[None]:
         stop = asyncio.Event()
         serving = asyncio.create_task(
-            run_worker(self.client, self.home, "here", self.task_queue, agents, gate_slots, stop, sweep_every=1)
+            run_worker(
+                self.client,
+                self.home,
+                "here",
+                self.task_queue,
+                agents,
+                gate_slots,
+                stop,
+                1,
+                clean_every=self.clean_every,
+            )
         )
         try:
             yield

@@ -14,7 +14,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,7 @@ def take(slots: Path, count: int) -> Iterator[Slot]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
+            os.utime(lock)  # when it was used last
             yield Slot(number, folder, lock)
             return
         finally:
@@ -88,6 +89,28 @@ def checkout(slot: Slot, repository: Repository, commit: str, origin: tuple[str,
         make(slot.tree / ".git", repository, git, head=commit, refs=refs)
         shutil.copy2(slot.index, slot.tree / ".git" / "index")
     return slot.tree
+
+
+def clear(folder: Path, unused_since: float) -> bool:
+    """Empties a slot that nobody has used since then, in seconds since the epoch; True if there was something in it.
+
+    The lock's file stays: who has just opened it must not hold another than the next one does.
+    """
+    with ExitStack() as stack:
+        for name in ("lock", "gates.lock"):  # a gate's supervisor may live longer than the worker that had the slot
+            with suppress(FileNotFoundError):
+                lock = os.open(folder / name, os.O_RDWR | os.O_CLOEXEC)
+                stack.callback(os.close, lock)
+                if name == "lock" and os.fstat(lock).st_mtime > unused_since:
+                    return False
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+        there = [folder / name for name in ("tree", "index", "tmp") if os.path.lexists(folder / name)]
+        for path in there:
+            put_away(path)
+    return bool(there)
 
 
 def put_away(path: Path) -> None:

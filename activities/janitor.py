@@ -1,0 +1,325 @@
+"""The janitor: removes what is saved, over, and older than `[keep]` of config.toml says.
+
+Work is only ever removed by `settle`, which saves it first. Ages count from what was written down (a salvage's commit,
+`over.json` of a run), not from times of files. What it cannot tell to be of a task that has ended stays as it is, and
+is listed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import structlog
+from temporalio import activity
+from temporalio.client import Client
+
+from activities.config import Config, load
+from activities.contracts import CleanedUp, CleanUpInput, LeftAlone, Removed
+from activities.disk import GB, share, used
+from activities.git import salvaged, slot
+from activities.git.clone import delete
+from activities.git.locks import exclusive
+from activities.git.repository import RepositoryProblem
+from activities.git.run import GitError, UnsupportedRepository
+from activities.home import Home
+from activities.leftovers import Leftover, delete_unused, leftovers, stale_locks
+from activities.runs import Run, State, as_repository, known_repositories, known_runs, state_of
+from activities.settle import InUse, settle
+from activities.site import Site, blocking, note_repository, read_json, write_atomically, write_model
+
+log = structlog.get_logger()
+
+DAY = 86_400.0
+UNSETTLED = "ended without settling"
+MOST_TOLD = 50
+"""Entries of each list in an activity's result: bulk stays out of the history."""
+TROUBLE = (InUse, RepositoryProblem, UnsupportedRepository, GitError, OSError)
+"""What keeps one thing from being removed, and nothing else."""
+
+
+class JanitorActivities:
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    @activity.defn
+    async def clean_up(self, given: CleanUpInput) -> CleanedUp:  # noqa: ARG002
+        """Remove what is saved, over and older than the policy. A second run removes what the first one did not."""
+        done = await clean_up(self.site.client, self.site.home)
+        log.info("cleaned up", removed=done.removed_count, left_alone=done.left_count, freed=done.freed, used=done.used)
+        for one in done.left:
+            log.warning("left alone by the clean-up", name=one.name, why=one.why)
+        return done.model_copy(update={"removed": done.removed[:MOST_TOLD], "left": done.left[:MOST_TOLD]})
+
+
+async def clean_up(client: Client, home: Home, *, dry_run: bool = False, now: float | None = None) -> CleanedUp:
+    """One at a time for each data folder. Raises BadConfig, Busy."""
+    config = load(home.root)
+    with ExitStack() as stack:
+        await blocking(stack.enter_context, exclusive(home.root / "janitor.lock"))
+        janitor = Janitor(home, client, config, dry_run, time.time() if now is None else now)
+        done = await janitor.run()
+        if not dry_run:
+            await blocking(write_model, home.cleaned_up, done)
+    return done
+
+
+class Janitor:
+    """One clean-up."""
+
+    def __init__(self, home: Home, client: Client, config: Config, dry_run: bool, now: float) -> None:
+        self.home = home
+        self.client = client
+        self.keep, self.disk = config.keep, config.disk
+        self.dry_run = dry_run
+        self.now = now
+        self.removed: list[Removed] = []
+        self.left: list[LeftAlone] = []
+        self.runs: dict[str, Run] = {}
+        self.repositories: dict[str, Path] = {}
+        self.states: dict[str, State] = {}
+        self.unsettled: set[str] = set()
+        """Keys of runs of which something is left."""
+
+    async def run(self) -> CleanedUp:
+        self.runs = await blocking(known_runs, self.home)
+        self.repositories = await blocking(known_repositories, self.home, self.runs)
+        found = await blocking(leftovers, self.home, self.repositories)
+        self.runs = await blocking(known_runs, self.home)  # again: tasks have started meanwhile
+        await self._leftovers(found)
+        await self._salvages()
+        over = await self._runs_that_are_over()
+        await blocking(self._repositories)
+        await blocking(self._by_size, over)
+        held = await blocking(used, self.home.root)
+        return CleanedUp(
+            at=self.now,
+            dry_run=self.dry_run,
+            removed=self.removed,
+            left=self.left,
+            removed_count=len(self.removed),
+            left_count=len(self.left),
+            freed=sum(one.freed for one in self.removed),
+            used=held,
+        )
+
+    def remove(self, what: str, name: str, why: str, action: Callable[[], object], freed: int = 0) -> bool:
+        """One thing; in a dry run it is only told. False: it stays; it is listed, unless the action said False, too."""
+        try:
+            if not self.dry_run and action() is False:
+                return False
+        except TROUBLE as problem:
+            self.leave(name, str(problem))
+            return False
+        self.removed.append(Removed(what=what, name=name, why=why, freed=freed))
+        return True
+
+    def leave(self, name: str, why: str) -> None:
+        self.left.append(LeftAlone(name=name, why=why))
+
+    def older(self, since: float, days: float) -> bool:
+        return self.now - since > days * DAY
+
+    async def state(self, run: Run) -> State:
+        if run.key not in self.states:
+            self.states[run.key] = await state_of(self.client, run.ref.task_id, run.key)
+        return self.states[run.key]
+
+    # --- what runs have left ---------------------------------------------------------------------------
+
+    async def _leftovers(self, found: dict[str, list[Leftover]]) -> None:
+        """Of runs that have ended without settling, or in the middle of it: saved, then removed."""
+        for key, things in found.items():
+            run = self.runs.get(key)
+            if run is None:
+                await blocking(self._of_nobody, key, things)
+            elif (state := await self.state(run)) == "unknown":
+                why = f"this server does not know its task {run.ref.task_id}: is it on another, or long over?"
+                self._leave_all(run, things, why)
+            elif state == "ended":
+                await blocking(self._settle, run, things)
+
+    def _settle(self, run: Run, things: list[Leftover]) -> None:
+        freed = sum(used(thing.path) for thing in things if thing.path)
+        if run.common_dir is None:
+            self._leave_all(run, things, f"its repository {run.ref.repo} is gone, so nothing in it can be saved there")
+            return
+        why = f"task {run.ref.task_id} has ended"
+        name = "; ".join(thing.name for thing in things)
+        if not self.remove("worktree", name, why, partial(settle, self.home, run.ref, UNSETTLED), freed):
+            self.unsettled.add(run.key)
+
+    def _leave_all(self, run: Run, things: list[Leftover], why: str) -> None:
+        self.unsettled.add(run.key)
+        for thing in things:
+            self.leave(thing.name, why)
+
+    def _of_nobody(self, key: str, things: list[Leftover]) -> None:
+        work = [thing for thing in things if not thing.holds_no_work]
+        for thing in work:
+            self.leave(thing.name, "no run folder says whose it is: look into it, and remove it by hand")
+        if work:
+            return
+        lock = self.home.root / "worktrees" / f".{key}.lock"
+        for thing in things:
+            assert thing.path is not None
+            action = partial(delete_unused, thing.path, lock)
+            self.remove("half a worktree", thing.name, "it holds no work", action, used(thing.path))
+
+    # --- what was saved --------------------------------------------------------------------------------
+
+    async def _salvages(self) -> None:
+        for common_dir in self.repositories.values():
+            try:
+                found = await blocking(salvaged.listing, as_repository(common_dir))
+            except TROUBLE:
+                continue  # the repository is gone: see `_repositories`
+            for one in found[self.keep.salvage_count :]:
+                if not self.older(one.when.timestamp(), self.keep.salvage_days):
+                    continue
+                if await state_of(self.client, one.task) != "running":
+                    why = f"saved {one.when:%Y-%m-%d}, more than {self.keep.salvage_days:g} days ago"
+                    name = f"{one.ref} of {common_dir}, {one.commit}"
+                    action = partial(salvaged.drop, as_repository(common_dir), [one])
+                    await blocking(self.remove, "salvage", name, why, action)
+
+    # --- run folders -----------------------------------------------------------------------------------
+
+    async def _runs_that_are_over(self) -> list[tuple[float, Run]]:
+        """Removes the old ones; the others, the oldest first, with the time since when they are over."""
+        over = []
+        for key, run in self.runs.items():
+            since = await self._over_since(run)
+            if since is None:
+                continue
+            if not self.older(since, self.keep.runs_days):
+                over.append((since, run))
+            elif await self.state(run) != "running":
+                await blocking(self._remove_run, key, f"over for more than {self.keep.runs_days:g} days")
+        for folder in (self.home.root / "runs").glob("*"):
+            if folder.name not in self.runs and self.older(folder.stat().st_mtime, 1 / 24):
+                self.leave(str(folder), "it does not say whose it is: look into it, and remove it by hand")
+        return sorted(over, key=lambda one: one[0])
+
+    async def _over_since(self, run: Run) -> float | None:
+        """When this was first seen to be over and settled; None: it is not, or nobody can say."""
+        folder = self.home.run(run.key)
+        stamp = folder / "over.json"
+        if run.key in self.unsettled:
+            return None
+        if since := read_json(stamp).get("since"):
+            return float(since)
+        state = await self.state(run)
+        settled = run.landing or (folder / "settled.json").exists()
+        if state == "unknown" and not settled:
+            self.leave(str(folder), f"this server does not know its task {run.ref.task_id}, and it was not settled")
+        if state == "running" or self.dry_run or not (settled or await blocking(self._settled_now, run)):
+            return None
+        if run.common_dir is not None:
+            await blocking(note_repository, self.home, run.common_dir)
+        await blocking(shutil.rmtree, folder / "tmp", True)
+        await blocking(write_atomically, stamp, json.dumps({"since": self.now}))
+        return self.now
+
+    def _settled_now(self, run: Run) -> bool:
+        """It ended before it had anything, or its repository is gone: nothing of it is left but the run folder."""
+        if self.states[run.key] != "ended":
+            return False
+        try:
+            if run.common_dir is not None:
+                settle(self.home, run.ref, UNSETTLED)
+        except TROUBLE as problem:
+            self.leave(str(self.home.run(run.key)), str(problem))
+            return False
+        return True
+
+    def _remove_run(self, key: str, why: str) -> int:
+        folder = self.home.run(key)
+        freed = used(folder)
+        return freed if self.remove("run", str(folder), why, partial(delete, folder), freed) else 0
+
+    # --- repositories ----------------------------------------------------------------------------------
+
+    def _repositories(self) -> None:
+        for folder in sorted((self.home.root / "repositories").glob("*")):
+            common_dir = self.repositories.get(folder.name)
+            if common_dir is None:
+                self.leave(
+                    str(folder), "it does not say of which repository it is: look into it, and remove it by hand"
+                )
+            elif not common_dir.is_dir():
+                self._gone(folder, common_dir)
+            else:
+                if not self.dry_run:
+                    (folder / "gone.json").unlink(missing_ok=True)
+                self._slots(folder, self.keep.slots_days, f"not used for {self.keep.slots_days:g} days")
+                self._results(folder)
+        for common_dir in self.repositories.values():
+            for lock in stale_locks(common_dir, self.now):
+                self.remove("lock", str(lock), "a killed git has left it", partial(lock.unlink, missing_ok=True))
+
+    def _gone(self, folder: Path, common_dir: Path) -> None:
+        """Its slots and results are of no use without it. A disk may only be away for a while, so it takes its time."""
+        stamp = folder / "gone.json"
+        since = read_json(stamp).get("since")
+        if since is None:
+            since = self.now
+            if not self.dry_run:
+                write_atomically(stamp, json.dumps({"since": since}))
+        if self.older(float(since), self.keep.runs_days):
+            why = f"{common_dir} is gone for more than {self.keep.runs_days:g} days"
+            self.remove("repository", str(folder), why, partial(delete, folder), used(folder))
+
+    def _slots(self, folder: Path, days: float, why: str) -> int:
+        freed = 0
+        for one in (folder / "slots").glob("*"):
+            held = used(one)
+            idle = (one / "tree").exists() and self.older((one / "lock").stat().st_mtime, days)
+            action = partial(slot.clear, one, self.now - days * DAY)
+            if idle and self.remove("slot", str(one), why, action, held):
+                freed += held
+            for aside in one.glob("*.left-*"):
+                self.leave(str(aside), "a gate left it to another user: delete it by hand")
+        return freed
+
+    def _results(self, folder: Path) -> None:
+        """They only save time, so the times of their files will do."""
+        old = [one for one in (folder / "results").glob("*.json") if self._old_file(one)]
+        if old:
+            why = f"older than {self.keep.results_days:g} days"
+            self.remove("results", f"{len(old)} in {folder / 'results'}", why, partial(_unlink, old))
+
+    def _old_file(self, file: Path) -> bool:
+        try:
+            return self.older(file.stat().st_mtime, self.keep.results_days)
+        except OSError:
+            return False
+
+    # --- by size ---------------------------------------------------------------------------------------
+
+    def _by_size(self, over: list[tuple[float, Run]]) -> None:
+        """Where the disk is too full for another worktree: idle slots, then run folders of tasks that are over, the
+        oldest first. Never a salvage."""
+        short = int(self.disk.floor_gb * GB) - shutil.disk_usage(self.home.root).free
+        for name, common_dir in self.repositories.items():
+            excess = short
+            if self.disk.cap_gb is not None:
+                excess = max(excess, share(self.home, self.runs.values(), common_dir) - int(self.disk.cap_gb * GB))
+            if excess <= 0:
+                continue
+            why = "the disk is too full" if excess == short else "the repository has more than its cap"
+            freed = self._slots(self.home.root / "repositories" / name, 0, why)
+            for run in [run for _, run in over if run.common_dir == common_dir]:
+                if freed < excess:
+                    freed += self._remove_run(run.key, why)
+            short -= freed
+
+
+def _unlink(files: Sequence[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,314 @@
+"""What the janitor removes, when, and above all what it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from temporalio.service import RPCError
+
+from activities.config import BadConfig
+from activities.contracts import CleanedUp, TaskRef
+from activities.git import slot
+from activities.git.repository import open_repository
+from activities.git.worktree import create
+from activities.home import task_key
+from activities.janitor import DAY, clean_up
+from activities.overlaps import note_ref
+from activities.settle import settle
+from activities.site import Site, task_branch
+from console.doctor import cleaned_up
+from service.schedule import schedule_id
+from tests.git.repos import git
+from tests.kit import Kit
+from tests.test_starter import starter
+from workflows.task import TaskWorkflow
+
+MAIN = "refs/heads/main"
+
+
+async def begun(kit: Kit, task_id: str, *, files: bool = True) -> TaskRef:
+    """A task as a worker has it that was killed: it runs as far as the server knows, and nobody serves it."""
+    name = f"{task_id}-{kit.task_queue}"
+    handle = await kit.client.start_workflow(
+        TaskWorkflow.__name__, kit.input(), id=name, task_queue=f"nobody-{kit.task_queue}"
+    )
+    assert handle.first_execution_run_id is not None
+    return made(kit, name, task_key(name, handle.first_execution_run_id), files=files)
+
+
+def made(kit: Kit, task_id: str, key: str, *, files: bool = True) -> TaskRef:
+    """The worktree and the run folder of a task."""
+    ref = TaskRef(task_id=task_id, key=key, repo=str(kit.repo), target=MAIN)
+    note_ref(kit.home, ref)
+    repository = open_repository(ref.repo)
+    worktree = create(repository, kit.home.worktree(key), key, task_branch(task_id), repository.tip(MAIN), MAIN)
+    if files:
+        (worktree.path / "work.txt").write_text(f"of {task_id}\n")
+    return ref
+
+
+async def ended(kit: Kit, task_id: str, *, files: bool = True) -> TaskRef:
+    ref = await begun(kit, task_id, files=files)
+    await kit.client.get_workflow_handle(ref.task_id).terminate()
+    return ref
+
+
+async def cleaned(kit: Kit, days: float = 0.0, *, dry_run: bool = False) -> CleanedUp:
+    """A clean-up so many days from now."""
+    return await clean_up(kit.client, kit.home, dry_run=dry_run, now=time.time() + days * DAY)
+
+
+def config(kit: Kit, text: str) -> None:
+    kit.home.create()
+    (kit.home.root / "config.toml").write_text(text)
+
+
+def everything(kit: Kit) -> list[str]:
+    """Names of all there is, but for git's own bookkeeping."""
+    files = [str(path) for path in kit.home.root.rglob("*") if path.name != "janitor.lock"]
+    return sorted([*files, *kit.refs()])
+
+
+def left(done: CleanedUp) -> dict[str, str]:
+    return {Path(one.name.partition(" of ")[0]).name: one.why for one in done.left}
+
+
+# --- what has ended --------------------------------------------------------------------------------
+
+
+async def test_work_of_an_ended_task_is_saved_then_kept_as_long_as_the_policy_says(kit: Kit) -> None:
+    config(kit, "[keep]\nsalvage_days = 30\nsalvage_count = 0\nruns_days = 10\n")
+    ref = await ended(kit, "lost")
+    [removed] = (await cleaned(kit)).removed
+    assert (removed.what, kit.worktrees()) == ("worktree", [])
+    [salvage] = kit.refs()
+    assert kit.show("work.txt", salvage) == f"of {ref.task_id}"
+    for days in (1.0, 9.9):
+        assert (await cleaned(kit, days)).removed == []
+    assert [one.what for one in (await cleaned(kit, 10.1)).removed] == ["run"]
+    assert (await cleaned(kit, 29.9)).removed == []
+    assert kit.refs() == [salvage]
+    [dropped] = (await cleaned(kit, 30.1)).removed
+    assert git(kit.repo, "rev-parse", "main") != ""
+    assert (dropped.what, kit.refs()) == ("salvage", [])
+    assert dropped.name.split(", ")[1] in git(kit.repo, "fsck", "--unreachable")  # until git prunes it
+    assert (await cleaned(kit, 90)).removed == (await cleaned(kit, 90)).left == []
+
+
+async def test_the_newest_salvages_are_kept_however_old_and_those_of_running_tasks(kit: Kit) -> None:
+    config(kit, "[keep]\nsalvage_count = 2\n")
+    running = await begun(kit, "running")
+    settle(kit.home, running, "written by the reviewer")
+    for number in range(3):
+        await ended(kit, f"lost-{number}")
+        await cleaned(kit)
+    assert len(kit.refs()) == 4
+    await cleaned(kit, 31)
+    kept = [one for one in kit.refs() if "salvage" in one]
+    assert len(kept) == 3
+    assert any(running.task_id in one for one in kept)
+
+
+async def test_ages_do_not_come_from_the_times_of_files(kit: Kit) -> None:
+    await ended(kit, "lost")
+    await cleaned(kit)
+    long_ago = time.time() - 1000 * DAY
+    for path in kit.home.root.rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    assert (await cleaned(kit, 29)).removed == []
+
+
+async def test_a_settle_that_was_killed_half_way_is_finished(kit: Kit) -> None:
+    ref = await ended(kit, "half")
+    worktree = kit.home.worktree(ref.key)
+    settle(kit.home, ref, "failed")
+    git(kit.repo, "update-ref", f"refs/mergewright/base/{ref.key}", "main")
+    (worktree.parent / f".{ref.key}.removed").mkdir()
+    (worktree.parent / f".{ref.key}.index").write_text("")
+    (worktree.parent / ".gone.0123456789ab.made").mkdir()
+    done = await cleaned(kit)
+    assert {one.what for one in done.removed} == {"worktree", "half a worktree"}
+    assert [path.name for path in worktree.parent.iterdir()] == []
+    assert [ref.split("/")[2] for ref in kit.refs()] == ["salvage"]
+
+
+async def test_locks_that_a_killed_git_has_left(kit: Kit) -> None:
+    await begun(kit, "running")
+    locks = [kit.repo / ".git/refs/mergewright/task/a.lock", kit.repo / ".git/refs/heads/theirs.lock"]
+    for lock in locks:
+        lock.parent.mkdir(exist_ok=True)
+        lock.touch()
+    assert (await cleaned(kit)).removed == []
+    [removed] = (await cleaned(kit, 1)).removed
+    assert (removed.what, [lock.exists() for lock in locks]) == ("lock", [False, True])
+
+
+# --- what it must not touch ------------------------------------------------------------------------
+
+
+async def test_nothing_of_a_running_task_is_touched(kit: Kit) -> None:
+    ref = await begun(kit, "running")
+    before = everything(kit)
+    done = await cleaned(kit, 365)
+    assert (done.removed, done.left) == ([], [])
+    assert [name for name in everything(kit) if not name.endswith("janitor.json")] == before
+    assert (kit.home.worktree(ref.key) / "work.txt").exists()
+
+
+async def test_what_it_cannot_account_for_is_listed_with_a_reason_and_left(kit: Kit) -> None:
+    made(kit, "of-another-server", "of-another-server.0123456789ab")
+    no_record = made(kit, "no-record", "no-record.0123456789ab")
+    shutil.rmtree(kit.home.run(no_record.key))
+    (kit.home.root / "worktrees" / "by-hand").mkdir()
+    (kit.home.root / "runs" / "by-hand").mkdir()
+    (kit.home.root / "repositories" / "by-hand").mkdir(parents=True)
+    held = await ended(kit, "in-use")
+    before = everything(kit)
+    with slot.take(kit.folder / "any", 1) as taken:  # a lock that some process holds
+        shutil.copy(kit.folder / "any" / "0" / "lock", kit.home.worktree_lock(held.key))
+        os.link(taken.folder / "lock", kit.folder / "linked")
+        kit.home.worktree_lock(held.key).unlink()
+        os.link(kit.folder / "linked", kit.home.worktree_lock(held.key))
+        done = await cleaned(kit, 365)
+    assert done.removed == []
+    reasons = left(done)
+    assert "does not know its task" in reasons["of-another-server.0123456789ab"]
+    assert "no run folder" in reasons["no-record.0123456789ab"]
+    assert "no run folder" in reasons["by-hand"] or "does not say" in reasons["by-hand"]
+    assert sum(Path(one.name).name == "by-hand" for one in done.left) == 3
+    assert any("has not ended yet" in why for why in reasons.values())
+    assert set(before) <= set(everything(kit))
+
+
+async def test_worktrees_of_a_repository_that_is_gone_are_left_and_its_caches_go_in_time(kit: Kit) -> None:
+    ref = await ended(kit, "orphan")
+    repository = open_repository(str(kit.repo))
+    Site(kit.home, "here", kit.task_queue, kit.client).claim(repository)
+    folder = kit.home.repository(repository.common_dir)
+    with slot.take(folder / "slots", 1) as taken:
+        slot.checkout(taken, repository, repository.tip(MAIN))
+    shutil.rmtree(kit.repo)
+    done = await cleaned(kit)
+    assert done.removed == []
+    assert "is gone" in left(done)[ref.key]
+    assert (await cleaned(kit, 29)).removed == []
+    [removed] = (await cleaned(kit, 31)).removed
+    assert (removed.what, folder.exists()) == ("repository", False)
+    assert (kit.home.worktree(ref.key) / "work.txt").exists()
+
+
+async def test_a_dry_run_tells_the_same_and_does_nothing(kit: Kit) -> None:
+    config(kit, "[keep]\nsalvage_count = 0\n")
+    await ended(kit, "saved")
+    await cleaned(kit)
+    await ended(kit, "lost")
+    before = everything(kit)
+    told = await cleaned(kit, 31, dry_run=True)
+    assert everything(kit) == before
+    assert [one.what for one in told.removed] == ["worktree", "salvage", "run"]
+    assert {one.what for one in (await cleaned(kit, 31)).removed} == {"worktree", "salvage", "run"}
+    assert kit.worktrees() == []
+
+
+# --- slots, and size -------------------------------------------------------------------------------
+
+
+async def test_slots_go_when_nobody_has_used_them_for_long(kit: Kit) -> None:
+    await begun(kit, "running")
+    repository = open_repository(str(kit.repo))
+    slots = kit.home.repository(repository.common_dir) / "slots"
+    with slot.take(slots, 2) as first, slot.take(slots, 2) as second:
+        for taken in (first, second):
+            slot.checkout(taken, repository, repository.tip(MAIN))
+        assert (await cleaned(kit, 8)).removed == []
+    with slot.take(slots, 2):
+        assert [one.name for one in (await cleaned(kit, 8)).removed] == [str(slots / "1")]
+    assert ((slots / "0" / "tree").exists(), (slots / "1" / "tree").exists()) == (True, False)
+    with slot.take(slots, 2) as first, slot.take(slots, 2) as second:
+        assert (slot.checkout(second, repository, repository.tip(MAIN)) / "app.py").exists()
+
+
+async def test_where_the_disk_is_full_caches_and_old_runs_go_earlier_but_no_salvage(kit: Kit) -> None:
+    await ended(kit, "lost")
+    await cleaned(kit)
+    repository = open_repository(str(kit.repo))
+    slots = kit.home.repository(repository.common_dir) / "slots"
+    with slot.take(slots, 1) as taken:
+        slot.checkout(taken, repository, repository.tip(MAIN))
+    salvages = kit.refs()
+    config(kit, "[disk]\ncap_gb = 0.000001\n")
+    done = await cleaned(kit, 0.01)
+    assert [one.what for one in done.removed] == ["slot", "run"]
+    assert kit.refs() == salvages
+
+
+# --- by itself, and by hand ------------------------------------------------------------------------
+
+
+async def eventually(look: Callable[[], Awaitable[object]]) -> None:
+    """Until it is there, and no longer raises."""
+    for _ in range(600):
+        with contextlib.suppress(RPCError, OSError):
+            if await look():
+                return
+        await asyncio.sleep(0.1)
+    raise AssertionError("not in a minute")
+
+
+async def test_the_schedule_is_made_once_and_starts_the_janitor(kit: Kit) -> None:
+    kit.clean_every = timedelta(hours=1)
+    schedule = kit.client.get_schedule_handle(schedule_id(kit.task_queue, "here"))
+    ref = await ended(kit, "lost", files=False)
+    async with kit.worker():
+        await eventually(schedule.describe)
+    await schedule.pause()
+    paused = (await schedule.describe()).info.last_updated_at
+
+    async def updated() -> bool:
+        return (await schedule.describe()).info.last_updated_at != paused
+
+    async with kit.worker():
+        await eventually(updated)
+        described = await schedule.describe()
+        assert described.schedule.spec.intervals[0].every == timedelta(hours=1)
+        assert described.schedule.state.paused
+        await schedule.trigger()
+        await eventually(lambda: asyncio.to_thread(kit.home.cleaned_up.read_bytes))
+    done = CleanedUp.model_validate_json(kit.home.cleaned_up.read_bytes())
+    assert done.left == []
+    assert not kit.home.worktree(ref.key).exists()
+    await schedule.delete()
+
+
+async def test_an_operator_cleans_up_and_sees_what_is_left(kit: Kit) -> None:
+    assert cleaned_up(kit.home.root) == []
+    await ended(kit, "lost")
+    made(kit, "elsewhere", "elsewhere.0123456789ab")
+    flags = ("--home", str(kit.home.root))
+    told = await starter(kit, "clean", *flags)
+    assert "removed worktree" in told
+    assert "left alone" in told
+    assert len(kit.worktrees()) == 1
+    [finding] = cleaned_up(kit.home.root)
+    assert finding.state == "warning"
+    assert "does not know its task elsewhere" in finding.text
+    shutil.rmtree(kit.home.worktree("elsewhere.0123456789ab"))
+    for ref in kit.refs("refs/mergewright/base"):
+        git(kit.repo, "update-ref", "-d", ref)
+    shutil.rmtree(kit.home.run("elsewhere.0123456789ab"))
+    await cleaned(kit)
+    assert [finding.state for finding in cleaned_up(kit.home.root)] == ["ok"]
+
+
+async def test_a_policy_that_makes_no_sense_is_told(kit: Kit) -> None:
+    config(kit, "[keep]\nsalvage_days = -1\n")
+    with pytest.raises(BadConfig, match=r"keep\.salvage_days"):
+        await cleaned(kit)
