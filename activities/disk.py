@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from activities.config import Disk
-from activities.home import Home, repository_id
+from activities.home import Home
 from activities.runs import Run, known_runs
 
 GB = 10**9
@@ -51,7 +51,7 @@ def check_room(home: Home, disk: Disk, common_dir: Path) -> None:
     held = share(home, known_runs(home).values(), common_dir)
     if held > disk.cap_gb * GB:
         raise DiskFull(
-            f"repository {repository_id(common_dir)} has {held / GB:.1f} GB in {home.root}, and may have "
+            f"{common_dir} has {held / GB:.1f} GB in {home.root}, and may have "
             f"{disk.cap_gb:g}: let tasks end, or raise [disk] cap_gb in {config}"
         )
 

@@ -17,6 +17,7 @@ from temporalio.exceptions import ApplicationError
 from activities.agents import UnknownRuntime, runtime
 from activities.config import BadConfig, Config, account_of, agent_environment, load
 from activities.contracts import OpenQuotaInput, Prepared, PrepareInput, QuotaConfig, TaskRef, quota_id
+from activities.disk import DiskFull, check_room
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
 from activities.git.worktree import create
@@ -24,7 +25,7 @@ from activities.home import repository_id, safe_name, task_key
 from activities.overlaps import note_ref
 from activities.process import base_environment
 from activities.protected import SETTINGS_FILE, queue_settings
-from activities.settings import INVALID_TASK, AgentSpec, GateSpec, TaskInput, TaskSettings, explain
+from activities.settings import INVALID_TASK, NO_ROOM, AgentSpec, GateSpec, TaskInput, TaskSettings, explain
 from activities.settle import settle
 from activities.site import Site, blocking, invalid, task_branch, write_atomically
 
@@ -93,6 +94,7 @@ class PrepareActivities:
         key = task_key(given.task_id, given.run_id)
         ref = TaskRef(task_id=given.task_id, key=key, repo=str(repository.path), target=target)
         self._clear_earlier_runs(ref)
+        self._check_room(repository, key)
         note_ref(self.site.home, ref)  # first: whatever a kill leaves of the rest can be told whose it is
         worktree = create(repository, self.site.home.worktree(key), key, task_branch(given.task_id), base, target)
         complete = task.model_copy(update=dict(settings))
@@ -109,6 +111,14 @@ class PrepareActivities:
             run_folder=str(self.site.home.run(key)),
             day_purse=self._day_purse(settings, repository),
         )
+
+    def _check_room(self, repository: Repository, key: str) -> None:
+        if self.site.home.worktree(key).exists():
+            return
+        try:
+            check_room(self.site.home, self._config().disk, repository.common_dir)
+        except DiskFull as problem:
+            raise ApplicationError(str(problem), type=NO_ROOM, non_retryable=True) from None
 
     def _day_purse(self, settings: TaskSettings, repository: Repository) -> str:
         if settings.limits.max_cost_usd_per_day is None:

@@ -21,6 +21,8 @@ TAIL = 3_000
 
 INVALID_TASK = "InvalidTask"
 """Failure type: the input, the repository or the host is not as the task needs it. Never tried again."""
+NO_ROOM = "NoRoom"
+"""Failure type: the disk is too full. The task waits, and looks again."""
 
 
 def explain(error: ValidationError) -> str:

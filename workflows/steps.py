@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,7 +14,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError,
 
 with workflow.unsafe.imports_passed_through():
     from activities.contracts import Ask, Collected, Prepared, TurnInput
-    from activities.settings import INVALID_TASK, AgentSpec, Role, TaskInput
+    from activities.settings import INVALID_TASK, NO_ROOM, AgentSpec, Role, TaskInput
     from workflows import options
     from workflows.contracts import (
         Blocked,
@@ -31,6 +32,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policy import turns
     from workflows.policy.commands import Situation
     from workflows.story import task_story
+
+ROOM_PAUSE = timedelta(minutes=1)
 
 G = TypeVar("G")
 R = TypeVar("R")
@@ -129,8 +132,19 @@ class TaskSteps(Leases):
             try:
                 return await self._once(activity, given, with_options, summary, whole=whole)
             except ActivityError as error:
+                if isinstance(error.cause, ApplicationError) and error.cause.type == NO_ROOM:
+                    await self._wait_for_room(error.cause.message)
+                    continue
                 text = f"{error.activity_type}: {options.retried(error)}"
                 self.hear(await self.block(BlockedReason.INFRASTRUCTURE, text))
+
+    async def _wait_for_room(self, text: str) -> None:
+        """The disk is too full. Neither the task nor an operator has to do with it, so it goes on by itself."""
+        stage = self.stage
+        self.enter(stage, f"room on the disk: {text}")
+        with contextlib.suppress(TimeoutError):
+            await self.wait(lambda: False, ROOM_PAUSE, "looks for room on the disk again")
+        self.enter(stage)
 
     def hear(self, text: str) -> None:
         """What an operator said when a stopped task was let go on, where no turn follows at once."""
