@@ -284,6 +284,22 @@ def raise_budget(
 
 
 @app.command()
+def rewind(
+    task_id: TaskId,
+    turn: Annotated[int, typer.Option(help="Of an executor or fixer, as `log` lists them.")],
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """Put a paused or blocked task's worktree back to an earlier turn. Example: starter.py rewind task-42 --turn 3"""
+
+    async def go() -> str:
+        client = await connected(address, namespace)
+        return str(await client.get_workflow_handle(task_id).execute_update("rewind", turn))
+
+    console.print(run(go()))
+
+
+@app.command()
 def costs(
     task_ids: Annotated[list[str] | None, typer.Argument(help="Tasks (default: the newest that are known).")] = None,
     by: Annotated[By, typer.Option(help="What the figures are added up by.")] = "task",

@@ -107,6 +107,8 @@ class TurnInput(Model):
     """File that a new session starts from: what the earlier ones did."""
     overlaps: list[Overlap] = []
     """Tasks that were there first and change the same lines."""
+    rewind: int | None = None
+    """It begins with the worktree as it was after that turn."""
 
 
 class Usage(Model):

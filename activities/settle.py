@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from activities.contracts import Settled, TaskRef
+from activities.git import turns
 from activities.git.candidate import unpin
 from activities.git.clone import WorktreeBroken
 from activities.git.repository import open_repository
@@ -36,7 +37,8 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = Non
         if settled is None or path.exists():
             # Also when the folder is gone: then what was published is saved. Raised: nothing of it is left at all.
             with suppress(WorktreeBroken):
-                saved = save(worktree, task_id=ref.task_id, outcome=outcome, kept=landed_head)
+                also = () if landed_head else tuple(turns.kept(worktree).values())
+                saved = save(worktree, task_id=ref.task_id, outcome=outcome, kept=landed_head, also=also)
         if settled is None or saved is not None:
             settled = Settled(salvage_ref=saved.ref if saved else None, salvaged_files=saved.files if saved else 0)
             write_model(record, settled)

@@ -27,7 +27,10 @@ from activities.agents.base import Reader, Report, Runtime, Turn, with_estimate
 from activities.config import BadConfig, Config, agent_environment, load
 from activities.contracts import TurnCaps, TurnInput, TurnResult, Usage
 from activities.drive import Caps, drive
+from activities.git import turns
+from activities.git.clone import WorktreeBroken
 from activities.git.history import subjects
+from activities.git.run import GitError
 from activities.git.salvage import save
 from activities.git.worktree import Worktree
 from activities.home import Home
@@ -171,6 +174,9 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     worktree = worktree_of(home, ref)
     if given.commit is not None:
         worktree.put_back(given.commit)
+    if given.rewind is not None and not (folder / "rewound").exists():
+        turns.rewind(worktree, given.rewind, f"{given.turn}-before")
+        write_atomically(folder / "rewound", str(given.rewind))  # what an interrupted attempt has done since stays
     noted = folder / "session"
     interrupted = noted.exists()
     session = noted.read_text() if interrupted else given.session
@@ -253,6 +259,8 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         save(started.worktree, task_id=given.ref.task_id, outcome=f"written by the {given.role}", kept=given.commit)
         started.worktree.put_back(given.commit)
     worker = given.role in WORKERS
+    if worker:
+        _keep_for_rewind(started.worktree, given)
     signal = signals.executor_signal(report.text) if worker and report.end == "done" else None
     reason = report.reason
     if worker and report.end == "done":
@@ -273,6 +281,16 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         usage=report.usage,
         text=str(text),
     )
+
+
+def _keep_for_rewind(worktree: Worktree, given: TurnInput) -> None:
+    """No turn fails for the lack of it."""
+    try:
+        turns.keep(worktree, str(given.turn))
+    except (WorktreeBroken, GitError, OSError) as problem:
+        log.warning(
+            "there will be no rewind to this turn", task=given.ref.task_id, turn=given.turn, reason=str(problem)
+        )
 
 
 def _figures(home: Home, given: TurnInput, session: str) -> Path:

@@ -295,6 +295,32 @@ async def test_work_that_is_a_task_of_old_is_saved_before_the_id_is_used_again(k
     kit.assert_clean()
 
 
+async def test_an_operator_goes_back_to_an_earlier_turn(kit: Kit) -> None:
+    more = {"say": "NEEDS_FOLLOWUP x"}
+    steps = [
+        {"write": {"a.txt": "one\n"}, **more},
+        {"write": {"a.txt": "two\n", "b.txt": "x\n"}, **more},
+        {"write": {"c.txt": "x\n"}},
+    ]
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=steps)))
+        status = await status_when(handle, lambda now: now.blocked is not None)
+        assert status.turns == 2
+        await handle.signal("rewind", 7)
+        status = await status_when(handle, lambda now: bool(now.problems))
+        assert "nothing is kept of turn 7; there is of: 1, 2" in status.problems[0]
+        assert "turn 1" in await handle.execute_update("rewind", 1)
+        await handle.signal("continue_task")
+        assert (await handle.result()).outcome == "merged"
+    assert kit.show("a.txt") == "one"
+    assert set(git(kit.repo, "ls-tree", "--name-only", "main").split()) >= {"a.txt", "c.txt"}
+    assert "b.txt" not in git(kit.repo, "ls-tree", "--name-only", "main").split()
+    prompt = next((kit.home.root / "runs").glob(f"{handle.id}*/turns/003-executor/prompt.md")).read_text()
+    assert "put your worktree back to how it was after turn 1" in prompt
+    assert kit.refs() == []
+    kit.assert_clean()
+
+
 async def test_our_own_trouble_blocks_the_task_and_continue_tries_again(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.settings import Limits, explain
     from workflows.contracts import TaskStatus, TurnRecord
     from workflows.policy import limits as budgets
-    from workflows.policy.commands import Situation, Verb, refusal
+    from workflows.policy.commands import Situation, Verb, refusal, rewind_refusal
 
 
 class OperatorCommands:
@@ -35,6 +35,8 @@ class OperatorCommands:
         self.limits = Limits()
         """Those of the settings, as raised by operators."""
         self.problems: list[str] = []
+        self.rewind_to: int | None = None
+        """The turn whose worktree the next one begins with."""
 
     def situation(self) -> Situation:
         raise NotImplementedError
@@ -46,6 +48,10 @@ class OperatorCommands:
         raise NotImplementedError
 
     def turn_records(self) -> list[TurnRecord]:
+        raise NotImplementedError
+
+    def rewindable(self) -> list[int]:
+        """Turns after which the worktree was kept."""
         raise NotImplementedError
 
     def show(self) -> None:
@@ -132,11 +138,17 @@ class OperatorCommands:
         else:
             self._raise(caps)
 
+    @workflow.signal(name="rewind", description="begin the next turn with the worktree as it was after turn 3")
+    def on_rewind(self, turn: Any = None) -> None:
+        if why := rewind_refusal(self.situation(), turn, self.rewindable()):
+            self.problem(f"signal rewind ignored: {why}")
+        else:
+            self._rewind(turn)
+
     @workflow.signal(dynamic=True)
     def on_unknown_signal(self, name: str, _: Sequence[RawValue]) -> None:
-        self.problem(
-            f"signal {name} ignored: there is none of this name; there are: {', '.join([*_TAKEN, 'raise_budget'])}"
-        )
+        there = ", ".join([*_TAKEN, "raise_budget", "rewind"])
+        self.problem(f"signal {name} ignored: there is none of this name; there are: {there}")
 
     # --- updates -----------------------------------------------------------------------------------
 
@@ -212,6 +224,24 @@ class OperatorCommands:
     def _may_raise_budget(self, caps: Any = None) -> None:
         if why := self._raise_refusal(caps):
             raise ApplicationError(why, type="Refused", non_retryable=True)
+
+    @workflow.update(name="rewind", description="begin the next turn with the worktree as it was after turn 3")
+    def rewind(self, turn: Any = None) -> str:
+        return self._rewind(turn)
+
+    @rewind.validator
+    def _may_rewind(self, turn: Any = None) -> None:
+        if why := rewind_refusal(self.situation(), turn, self.rewindable()):
+            raise ApplicationError(why, type="Refused", non_retryable=True)
+
+    def _rewind(self, turn: int) -> str:
+        self.rewind_to = turn
+        self.messages.append(
+            f"An operator has put your worktree back to how it was after turn {turn}: what came later is gone from it. "
+            "Look at the files before you go on."
+        )
+        self.show()
+        return f"taken: the next turn begins with the worktree as it was after turn {turn}; what is in it now is kept"
 
     def _raise_refusal(self, caps: Any) -> str | None:
         if self.situation().ended:

@@ -302,6 +302,10 @@ class TaskSteps(Leases):
     def turn_records(self) -> list[TurnRecord]:
         return self.ledger.turns
 
+    def rewindable(self) -> list[int]:
+        """Not those of a resolver: a merge in progress is not had back."""
+        return [record.turn for record in self.ledger.turns if record.role in ("executor", "fixer")]
+
     def _next_command(self) -> str:
         signal = f"temporal workflow signal -w {workflow.info().workflow_id} --name"
         if self.plan_waits:

@@ -62,7 +62,9 @@ class TaskWorkflow(TurnTaking):
             while self.landed is None:
                 if todo is not None:
                     await self._work(todo)
-                todo = await self._verify() or await self._review() or await self._land()
+                todo = self._rewound() or await self._verify()
+                todo = todo or self._rewound() or await self._review()
+                todo = todo or self._rewound() or await self._land()
             end = End("merged")
         except End as ended:
             end = ended
@@ -110,6 +112,10 @@ class TaskWorkflow(TurnTaking):
         finally:
             self.plan_waits = False
         return self.plan_answer
+
+    def _rewound(self) -> Todo | None:
+        """Nothing that an operator has undone goes on to the next stage."""
+        return Todo("executor", "continue") if self.rewind_to is not None else None
 
     async def _work(self, todo: Todo) -> TurnResult:
         """The turn loop: until the agent says that it is done, or, for a planner, has written its plan."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from temporalio import workflow
@@ -28,6 +29,8 @@ MAX_ATTEMPT_PAUSE = 60.0
 START_WITHIN = timedelta(minutes=5)
 """A turn that no worker has room for gives its slot of the account back, and asks again; twice as patient each time."""
 MAX_START_WITHIN = timedelta(hours=1)
+REWINDING = ("executor", "fixer", "resolver")
+"""Roles whose turns may begin with an earlier worktree: they write in it."""
 REMEMBERED_MESSAGES = 20
 """Of the operators', for sessions that start later."""
 REMEMBERED_TURNS = 20
@@ -62,6 +65,8 @@ class TurnTaking(TaskSteps):
                 return TurnResult(end="limited", reason=held.text, retry_after_seconds=held.seconds)
             attempts += 1
             told = 0 if only_reads else len(self.messages)
+            if self.rewind_to is not None and todo.role in REWINDING:
+                todo = replace(todo, ask="continue", evidence=[])  # what it was about is gone
             given = self._turn_input(todo, agent, session, commit, held)
             slots = options.agent_options(
                 self.shared_queue, self.ready.host, agent, start_within if held.quotas else None
@@ -80,6 +85,8 @@ class TurnTaking(TaskSteps):
                 await self.give_back(held, None)
                 raise
         self.cut_off = None
+        if given.rewind is not None and given.rewind == self.rewind_to:
+            self.rewind_to = None
         await self.give_back(held, result)
         self.ledger.record(self.turn_number, todo.role, agent, result, attempts, workflow.time())
         self.said = result.said or self.said
@@ -123,6 +130,7 @@ class TurnTaking(TaskSteps):
             caps=caps,
             red_gates=self.red_gates,
             summary="" if session else self.summary,
+            rewind=self.rewind_to if todo.role in REWINDING else None,
             overlaps=[] if only_reads or not self.found else [each for each in self.found.overlaps if each.earlier],
         )
 

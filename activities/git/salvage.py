@@ -8,7 +8,7 @@ The worktree is not touched by saving it. How a salvage is had back: `salvaged`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -34,12 +34,15 @@ class Saved:
     """How many files it changes."""
 
 
-def save(worktree: Worktree, *, task_id: str, outcome: str, kept: str | None = None) -> Saved | None:
+def save(
+    worktree: Worktree, *, task_id: str, outcome: str, kept: str | None = None, also: Sequence[str] = ()
+) -> Saved | None:
     """Saves what is in the worktree and nowhere else. None: there is nothing.
 
     Committed work needs no saving when it is contained in the target or in `kept`: the head that has landed, or one
     that stays published. A second run with the same state returns the first one's ref. A worktree whose `.git` is
-    broken gives its files, one that is gone what was published.
+    broken gives its files, one that is gone what was published. `also`: commits of the repository that are about to
+    lose their refs; those with files that nothing else has are saved.
     """
     with ExitStack() as stack:
         there = worktree.path.is_dir()
@@ -55,6 +58,7 @@ def save(worktree: Worktree, *, task_id: str, outcome: str, kept: str | None = N
         parents = [head]
         if source is not None:
             parents += _only_there(worktree.clone, git, source, head, tree, safe)
+        parents += _unlike(git, also, parents, tree, safe)
         committed = _beyond(git, head, safe)
         if tree == _tree(git, head) and parents == [head] and not committed:
             return None
@@ -115,6 +119,15 @@ def _left_behind(clone: Clone, source: Git, tree: str, kept: list[str]) -> list[
     beyond = dict(line.split() for line in done.stdout.decode().splitlines())
     known = {tree, _tree(source, kept[0])}
     return [sha for sha in earlier if beyond.get(sha, tree) not in known]
+
+
+def _unlike(git: Git, commits: Sequence[str], saved: list[str], tree: str, safe: list[str]) -> list[str]:
+    """Those of `commits` whose tree is none of a commit that is saved anyway."""
+    if not commits:
+        return []
+    known = {tree, *git("log", "--format=%T", *saved, *(f"^{sha}" for sha in safe)).split(), _tree(git, saved[0])}
+    trees = {_tree(git, sha): sha for sha in commits}
+    return [sha for found, sha in trees.items() if found not in known]
 
 
 def _staged_tree(source: Git) -> str:

@@ -213,7 +213,9 @@ class Worktree:
                 self.path.rename(doomed)  # in one step: half a worktree must not look like a whole one
             with self.repository.git() as git:
                 kept = () if published else ("base", "task")
-                git.update_refs(*(f"delete {pin(kind, self.key)}" for kind in self._pinned(git) if kind not in kept))
+                refs = [pin(kind, self.key) for kind in self._pinned(git) if kind not in kept]
+                refs += git("for-each-ref", "--format=%(refname)", turn_refs(self.key)).split()
+                git.update_refs(*(f"delete {ref}" for ref in refs))
             for leftover in ("removed", "made", "index", "lock"):
                 delete(_beside(self.path, leftover))
 
@@ -281,6 +283,11 @@ def _build_alone(worktree: Worktree, lock: int, around_files: bool) -> None:
     if around_files:
         delete(path / ".git")
     made.rename(path / ".git" if around_files else path)
+
+
+def turn_refs(key: str) -> str:
+    """The folder of the refs that `turns` keeps."""
+    return f"refs/mergewright/turn/{key}"
 
 
 def _published(pins: Mapping[Pin, str]) -> str:

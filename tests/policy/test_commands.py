@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflows.policy.commands import MAX_TEXT, Situation, Verb, refusal
+from workflows.policy.commands import MAX_TEXT, Situation, Verb, refusal, rewind_refusal
 
 PLAN = "3f5a9c0b7d21" + "e" * 52
 VERBS: tuple[Verb, ...] = get_args(Verb)
@@ -134,3 +134,21 @@ def test_a_long_text_is_refused_with_a_remedy_and_not_repeated(verb: Verb) -> No
     assert "yyy" not in why
     if verb != "approve_plan":
         assert refusal(now, verb, "y" * MAX_TEXT) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "turn", "there", "why"),
+    [
+        (at(ended=True), 1, [1], "the task has ended"),
+        (at(), 1, [1], "the task is neither paused nor blocked: `pause` it first"),
+        (at(paused=True), "1", [1], "rewind takes the number of a turn: --input 3"),
+        (at(blocked=True), True, [1], "rewind takes the number of a turn: --input 3"),
+        (at(blocked=True), None, [1], "rewind takes the number of a turn: --input 3"),
+        (at(paused=True), 2, [1, 3], "nothing is kept of turn 2; there is of: 1, 3"),
+        (at(blocked=True), 2, [], "nothing is kept of turn 2; there is of: none"),
+        (at(paused=True), 1, [1, 3], None),
+        (at(blocked=True), 3, [1, 3], None),
+    ],
+)
+def test_a_task_goes_back_only_while_it_stands_still(now: Situation, turn: object, there: list[int], why: str) -> None:
+    assert rewind_refusal(now, turn, there) == why

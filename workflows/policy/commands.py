@@ -7,7 +7,7 @@ what to do instead.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Verb = Literal[
     "approve_plan", "reject_plan", "send_message", "pause", "resume", "continue_task", "compact", "abandon"
@@ -45,4 +45,17 @@ def refusal(now: Situation, verb: Verb, text: str) -> str | None:
             return "the task is not paused" + ("; it is blocked: `continue_task` goes on" if now.blocked else "")
         case "continue_task" if not now.blocked:
             return "the task is not blocked; `send_message` reaches the agent at its next turn"
+    return None
+
+
+def rewind_refusal(now: Situation, turn: Any, there: list[int]) -> str | None:
+    """As `refusal`; `there`: the turns that can be gone back to. An agent that works is not interrupted."""
+    if now.ended:
+        return "the task has ended"
+    if not isinstance(turn, int) or isinstance(turn, bool):
+        return "rewind takes the number of a turn: --input 3"
+    if not (now.paused or now.blocked):
+        return "the task is neither paused nor blocked: `pause` it first"
+    if turn not in there:
+        return f"nothing is kept of turn {turn}; there is of: {', '.join(map(str, there)) or 'none'}"
     return None
