@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import structlog
 from temporalio import activity
-from temporalio.client import Client
 
 from activities.config import Config, load
 from activities.contracts import CleanedUp, CleanUpInput, LeftAlone, Removed
@@ -50,19 +49,21 @@ class JanitorActivities:
     @activity.defn
     async def clean_up(self, given: CleanUpInput) -> CleanedUp:  # noqa: ARG002
         """Remove what is saved, over and older than the policy. A second run removes what the first one did not."""
-        done = await clean_up(self.site.client, self.site.home)
+        done = await clean_up(partial(state_of, self.site.client), self.site.home)
         log.info("cleaned up", removed=done.removed_count, left_alone=done.left_count, freed=done.freed, used=done.used)
         for one in done.left:
             log.warning("left alone by the clean-up", name=one.name, why=one.why)
         return done.model_copy(update={"removed": done.removed[:MOST_TOLD], "left": done.left[:MOST_TOLD]})
 
 
-async def clean_up(client: Client, home: Home, *, dry_run: bool = False, now: float | None = None) -> CleanedUp:
-    """One at a time for each data folder. Raises BadConfig, Busy."""
+async def clean_up(
+    ask: Callable[[str, str | None], Awaitable[State]], home: Home, *, dry_run: bool = False, now: float | None = None
+) -> CleanedUp:
+    """One at a time for each data folder. `ask` says how a task, or one run of it, stands. Raises BadConfig, Busy."""
     config = load(home.root)
     with ExitStack() as stack:
         await blocking(stack.enter_context, exclusive(home.root / "janitor.lock"))
-        janitor = Janitor(home, client, config, dry_run, time.time() if now is None else now)
+        janitor = Janitor(home, ask, config, dry_run, time.time() if now is None else now)
         done = await janitor.run()
         if not dry_run:
             await blocking(write_model, home.cleaned_up, done)
@@ -72,9 +73,16 @@ async def clean_up(client: Client, home: Home, *, dry_run: bool = False, now: fl
 class Janitor:
     """One clean-up."""
 
-    def __init__(self, home: Home, client: Client, config: Config, dry_run: bool, now: float) -> None:
+    def __init__(
+        self,
+        home: Home,
+        ask: Callable[[str, str | None], Awaitable[State]],
+        config: Config,
+        dry_run: bool,
+        now: float,
+    ) -> None:
         self.home = home
-        self.client = client
+        self.ask = ask
         self.keep, self.disk = config.keep, config.disk
         self.dry_run = dry_run
         self.now = now
@@ -127,7 +135,7 @@ class Janitor:
 
     async def state(self, run: Run) -> State:
         if run.key not in self.states:
-            self.states[run.key] = await state_of(self.client, run.ref.task_id, run.key)
+            self.states[run.key] = await self.ask(run.ref.task_id, run.key)
         return self.states[run.key]
 
     # --- what runs have left ---------------------------------------------------------------------------
@@ -182,7 +190,7 @@ class Janitor:
             for one in found[self.keep.salvage_count :]:
                 if not self.older(one.when.timestamp(), self.keep.salvage_days):
                     continue
-                if await state_of(self.client, one.task) != "running":
+                if await self.ask(one.task, None) != "running":
                     why = f"saved {one.when:%Y-%m-%d}, more than {self.keep.salvage_days:g} days ago"
                     name = f"{one.ref} of {common_dir}, {one.commit}"
                     action = partial(salvaged.drop, as_repository(common_dir), [one])

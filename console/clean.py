@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from temporalio.client import Client
 from activities.contracts import CleanedUp
 from activities.home import Home
 from activities.janitor import clean_up
+from activities.runs import state_of
 from service.devserver import CannotServe
 
 
@@ -17,7 +19,7 @@ async def clean(client: Client, home: Path, dry_run: bool) -> CleanedUp:
     """As the worker's user, on the worker's host; it needs no worker. Safe beside one."""
     if not home.is_dir():
         raise CannotServe(f"there is no data folder {home}: name it with --home or MERGEWRIGHT_HOME")
-    return await clean_up(client, Home(home), dry_run=dry_run)
+    return await clean_up(partial(state_of, client), Home(home), dry_run=dry_run)
 
 
 def tell(done: CleanedUp, console: Console) -> None:

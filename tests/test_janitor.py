@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from activities.git.worktree import create
 from activities.home import task_key
 from activities.janitor import DAY, clean_up
 from activities.overlaps import note_ref
+from activities.runs import state_of
 from activities.settle import settle
 from activities.site import Site, task_branch
 from console.doctor import cleaned_up
@@ -63,7 +65,7 @@ async def ended(kit: Kit, task_id: str, *, files: bool = True) -> TaskRef:
 
 async def cleaned(kit: Kit, days: float = 0.0, *, dry_run: bool = False) -> CleanedUp:
     """A clean-up so many days from now."""
-    return await clean_up(kit.client, kit.home, dry_run=dry_run, now=time.time() + days * DAY)
+    return await clean_up(partial(state_of, kit.client), kit.home, dry_run=dry_run, now=time.time() + days * DAY)
 
 
 def config(kit: Kit, text: str) -> None:

@@ -36,7 +36,7 @@ def killed_at_each_step(folder: Path, act: Callable[[], object]) -> None:
     while True:
         shutil.rmtree(before, ignore_errors=True)
         shutil.copytree(folder, before, symlinks=True)
-        if _killed(act, step):
+        if killed(act, step):
             stride = every if step >= FIRST else 1
             step += stride
         elif stride == 1:
@@ -48,7 +48,7 @@ def killed_at_each_step(folder: Path, act: Callable[[], object]) -> None:
     assert step > 3  # else the hook saw nothing, and nothing was tried
 
 
-def _killed(act: Callable[[], object], last: int | str) -> bool:
+def killed(act: Callable[[], object], last: int | str) -> bool:
     """Whether a process of its own died before its step `last`, a number or a word in it; False: it came to its end."""
     if (child := os.fork()) == 0:
         count = 0
@@ -142,7 +142,7 @@ def test_put_back(worktree: Worktree, repository: Repository, tmp_path: Path) ->
 def test_half_of_a_put_back_is_not_taken_for_work(worktree: Worktree) -> None:
     head = worktree.commit_all("nothing")
     write(worktree.path, {"src/app.py": "edited\n", "new": "x"})
-    assert _killed(lambda: worktree.put_back(head), "'clean'")
+    assert killed(lambda: worktree.put_back(head), "'clean'")
     assert status(worktree) == "?? new"
     assert worktree.commit_all("work?") == head
     assert status(worktree) == ""

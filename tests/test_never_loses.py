@@ -1,0 +1,264 @@
+"""Clean-up never loses: whatever tasks did, and whatever was killed half-way, every byte can be had back from a ref."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from activities.contracts import TaskRef
+from activities.git import turns
+from activities.git.repository import open_repository
+from activities.git.worktree import Worktree, create
+from activities.home import Home
+from activities.janitor import DAY, clean_up
+from activities.overlaps import note_ref
+from activities.runs import State
+from activities.settle import settle
+from activities.site import task_branch
+from tests.git.repos import git, make_repo, run_git
+from tests.git.test_killed import killed
+
+MAIN = "refs/heads/main"
+IGNORED = "note.log"
+STEPS = st.integers(0, 60)
+"""At which of its steps with an effect something is killed; those of a settle are some 40."""
+numbers = itertools.count()
+"""No two writes are of the same bytes."""
+
+
+@dataclass(repr=False)
+class Task:
+    ref: TaskRef
+    worktree: Worktree
+    state: State = "running"
+    owed: set[str] = field(default_factory=set)
+    """Blobs that must be had back once the worktree is gone."""
+    of_turns: set[str] = field(default_factory=set)
+
+    def __repr__(self) -> str:
+        return self.ref.task_id
+
+
+def blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0%s" % (len(content), content)).hexdigest()
+
+
+def run(work: Coroutine[Any, Any, Any]) -> None:
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(work)
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+class History(RuleBasedStateMachine):
+    """Some tasks on one repository: their agents, their ends, kills, and clean-ups in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="never-loses-"))
+        self.repo = make_repo(self.folder / "repo", {"a": "1\n", ".gitignore": "*.log\n"})
+        self.home = Home(self.folder / "home")
+        self.tasks: list[Task] = []
+        self.days = 0.0
+
+    # --- what agents do --------------------------------------------------------------------------------
+
+    @initialize()
+    def begin(self) -> None:
+        self.start(None)
+
+    @rule(crash=st.none() | STEPS)
+    @precondition(lambda self: len(self.tasks) < 3)
+    def start(self, crash: int | None) -> None:
+        name = f"task-{len(self.tasks)}"
+        ref = TaskRef(task_id=name, key=f"{name}.0123456789ab", repo=str(self.repo), target=MAIN)
+        note_ref(self.home, ref)
+        repository = open_repository(ref.repo)
+        base = repository.tip(MAIN)
+
+        def make() -> Worktree:
+            return create(repository, self.home.worktree(ref.key), ref.key, task_branch(name), base, MAIN)
+
+        if crash is not None and killed(make, crash):
+            at = Worktree(repository, self.home.worktree(ref.key), ref.key, task_branch(name), MAIN)
+            self.tasks.append(Task(ref, at, "ended"))
+        else:
+            self.tasks.append(Task(ref, make()))
+
+    def running(self) -> list[Task]:
+        return [task for task in self.tasks if task.state == "running"]
+
+    @rule(data=st.data(), name=st.sampled_from(["a", "b", "dir/c", IGNORED]), stage=st.booleans())
+    @precondition(lambda self: self.running())
+    def write(self, data: st.DataObject, name: str, stage: bool) -> None:
+        """An untracked file, a change, and with `stage` what is in the index only, once it is written again."""
+        task = data.draw(st.sampled_from(self.running()))
+        file = task.worktree.path / task.ref.task_id / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"%d\n" % next(numbers))
+        if stage:
+            git(task.worktree.path, "add", "-A")
+
+    @rule(data=st.data(), how=st.sampled_from(["commit", "amend", "reset", "stash", "detach", "by us", "delete"]))
+    @precondition(lambda self: self.running())
+    def change(self, data: st.DataObject, how: str) -> None:
+        task = data.draw(st.sampled_from(self.running()))
+        path = task.worktree.path
+        if how == "by us":
+            task.worktree.commit_all("work")
+        elif how == "delete":
+            shutil.rmtree(path / task.ref.task_id, ignore_errors=True)
+        elif how == "detach":
+            git(path, "checkout", "-q", "--detach")
+        elif how == "stash":
+            run_git(path, "stash", "--include-untracked", "-q", check=False)
+            if git(path, "stash", "list"):
+                task.owed |= self.blobs(path, "refs/stash", "refs/stash^2", "refs/stash^3")
+        elif how == "reset":
+            if git(path, "rev-parse", "HEAD") != task.worktree.base():
+                git(path, "reset", "-q", "--hard", "HEAD~1")
+        else:
+            amend = how == "amend" and git(path, "rev-parse", "HEAD") != task.worktree.base()
+            git(path, "commit", "-q", "-a", "--allow-empty", "-m", "work", *(["--amend"] if amend else []))
+        task.owed |= self.blobs(path, "HEAD")
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.running())
+    def end_a_turn(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(self.running()))
+        turns.keep(task.worktree, str(next(numbers)))
+        task.of_turns |= self.files(task)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.running())
+    def rewind(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(self.running()))
+        there = [int(name) for name in turns.kept(task.worktree) if name.isdigit()]
+        if there:
+            task.of_turns |= self.files(task)
+            turns.rewind(task.worktree, data.draw(st.sampled_from(there)), f"{next(numbers)}-before")
+
+    # --- how tasks end ---------------------------------------------------------------------------------
+
+    @rule(data=st.data(), crash=st.none() | STEPS)
+    @precondition(lambda self: self.running())
+    def end(self, data: st.DataObject, crash: int | None) -> None:
+        """Failed, abandoned, cancelled; or killed while it settles, which is as if it was terminated."""
+        task = data.draw(st.sampled_from(self.running()))
+        self.owe(task)
+        task.owed |= task.of_turns
+        task.state = "ended"
+        self.maybe_killed(lambda: settle(self.home, task.ref, "abandoned"), crash)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.running())
+    def terminate(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(self.running()))
+        task.owed |= task.of_turns
+        task.state = "ended"
+
+    @rule(data=st.data(), crash=st.none() | STEPS)
+    @precondition(lambda self: self.running())
+    def land(self, data: st.DataObject, crash: int | None) -> None:
+        task = data.draw(st.sampled_from(self.running()))
+        self.owe(task)
+        head = task.worktree.commit_all("work")
+        git(self.repo, "merge", "-q", "--no-ff", "-m", "landed", head)
+        task.state = "ended"
+        self.maybe_killed(lambda: settle(self.home, task.ref, "merged", head), crash)
+
+    # --- clean-ups -------------------------------------------------------------------------------------
+
+    @rule(crash=st.none() | STEPS, days=st.floats(0, 5))
+    def clean(self, crash: int | None, days: float) -> None:
+        """Never so late that a salvage goes; run folders do, when days add up."""
+        self.owe_what_has_ended()
+        self.days += days
+        self.maybe_killed(lambda: run(self.cleaned(min(self.days, 29))), crash)
+
+    async def cleaned(self, days: float) -> None:
+        async def ask(task_id: str, _: str | None) -> State:
+            return next(task.state for task in self.tasks if task.ref.task_id == task_id)
+
+        await clean_up(ask, self.home, now=time.time() + days * DAY)
+
+    def maybe_killed(self, act: Callable[[], object], crash: int | None) -> None:
+        if crash is None:
+            act()
+        else:
+            killed(act, crash)
+
+    # --- what must hold --------------------------------------------------------------------------------
+
+    @invariant()
+    def what_runs_is_untouched_and_what_is_gone_can_be_had_back(self) -> None:
+        there = set(git(self.repo, "rev-list", "--objects", "--no-object-names", "--all").split())
+        for task in self.tasks:
+            if task.state == "running":
+                assert task.worktree.path.is_dir()
+            elif not task.worktree.path.exists():
+                assert task.owed <= there, (task.ref.task_id, task.owed - there)
+
+    def owe(self, task: Task) -> None:
+        """What is there at the end: nobody writes in it any more."""
+        if task.worktree.path.is_dir():
+            task.owed |= self.files(task)
+            staged = git(task.worktree.path, "ls-files", "-s").splitlines()
+            task.owed |= {line.split()[1] for line in staged}
+
+    def owe_what_has_ended(self) -> None:
+        for task in self.tasks:
+            if task.state == "ended":
+                self.owe(task)
+
+    def files(self, task: Task) -> set[str]:
+        below = (task.worktree.path / task.ref.task_id).rglob("*")
+        tracked = {task.worktree.path / name for name in git(task.worktree.path, "ls-files").split()}
+        return {
+            blob(file.read_bytes()) for file in below if file.is_file() and (file.name != IGNORED or file in tracked)
+        }
+
+    def blobs(self, path: Path, *commits: str) -> set[str]:
+        listed = [run_git(path, "ls-tree", "-r", commit, check=False).stdout.decode() for commit in commits]
+        return {line.split()[2] for one in listed for line in one.splitlines()}
+
+    def teardown(self) -> None:
+        """All end; what is left then is what the policy keeps, and after its time nothing."""
+        for task in self.running():
+            task.owed |= task.of_turns
+            task.state = "ended"
+        self.owe_what_has_ended()
+        for days in (29, 29):
+            run(self.cleaned(days))
+        self.what_runs_is_untouched_and_what_is_gone_can_be_had_back()
+        assert list((self.home.root / "worktrees").glob("*")) == []
+        (self.home.root / "config.toml").write_text("[keep]\nsalvage_count = 0\n")
+        run(self.cleaned(60))
+        assert list((self.home.root / "runs").glob("*")) == []
+        assert git(self.repo, "for-each-ref", "--format=%(refname)") == MAIN
+        assert git(self.repo, "fsck", "--strict", "--no-dangling") == ""
+        assert len(git(self.repo, "worktree", "list").splitlines()) == 1
+        shutil.rmtree(self.folder)
+
+
+TestCleanUpNeverLoses = History.TestCase
+TestCleanUpNeverLoses.settings = settings(
+    max_examples=100 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 6,
+    stateful_step_count=15,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a history as it failed is told; a shorter one takes minutes
+)
