@@ -266,7 +266,8 @@ class Janitor:
                 if not self.dry_run:
                     (folder / "gone.json").unlink(missing_ok=True)
                 self._slots(folder, self.keep.slots_days, f"not used for {self.keep.slots_days:g} days")
-                self._results(folder)
+                self._records(folder / "results", self.keep.results_days, "results")
+                self._records(folder / "gates", self.keep.runs_days, "logs")
         for common_dir in self.repositories.values():
             for lock in stale_locks(common_dir, self.now):
                 self.remove("lock", str(lock), "a killed git has left it", partial(lock.unlink, missing_ok=True))
@@ -295,16 +296,16 @@ class Janitor:
                 self.leave(str(aside), "a gate left it to another user: delete it by hand")
         return freed
 
-    def _results(self, folder: Path) -> None:
-        """They only save time, so the times of their files will do."""
-        old = [one for one in (folder / "results").glob("*.json") if self._old_file(one)]
+    def _records(self, folder: Path, days: float, what: str) -> None:
+        """They only save time, or were for those who looked: so the times of the files will do."""
+        old = [one for one in folder.glob("*") if self._old_file(one, days)]
         if old:
-            why = f"older than {self.keep.results_days:g} days"
-            self.remove("results", f"{len(old)} in {folder / 'results'}", why, partial(_unlink, old))
+            why = f"older than {days:g} days"
+            self.remove(what, f"{len(old)} in {folder}", why, partial(_delete, old), sum(map(used, old)))
 
-    def _old_file(self, file: Path) -> bool:
+    def _old_file(self, file: Path, days: float) -> bool:
         try:
-            return self.older(file.stat().st_mtime, self.keep.results_days)
+            return self.older(file.stat().st_mtime, days)
         except OSError:
             return False
 
@@ -328,6 +329,6 @@ class Janitor:
             short -= freed
 
 
-def _unlink(files: Sequence[Path]) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
+def _delete(paths: Sequence[Path]) -> None:
+    for path in paths:
+        delete(path)

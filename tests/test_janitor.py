@@ -252,6 +252,25 @@ async def test_where_the_disk_is_full_caches_and_old_runs_go_earlier_but_no_salv
     assert kit.refs() == salvages
 
 
+async def test_results_and_logs_of_the_queue_go_when_they_are_old(kit: Kit) -> None:
+    await begun(kit, "running")
+    folder = kit.home.repository(kit.repo / ".git")
+    for name, days in (
+        ("results/old.json", 31),
+        ("results/new.json", 29),
+        ("gates/old/log", 31),
+        ("gates/new/log", 29),
+    ):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        for path in (file, file.parent) if file.name == "log" else (file,):
+            os.utime(path, (time.time() - days * DAY,) * 2)
+    assert [one.what for one in (await cleaned(kit)).removed] == ["results", "logs"]
+    assert (await cleaned(kit)).removed == []
+    assert sorted(path.name for path in folder.glob("*/*")) == ["new", "new.json"]
+
+
 # --- by itself, and by hand ------------------------------------------------------------------------
 
 
