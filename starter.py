@@ -382,6 +382,9 @@ def plan(task_id: TaskId, address: Address = None, namespace: Namespace = None) 
 @app.command()
 def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    over: Annotated[
+        list[str] | None, typer.Option(help="A task that the server has forgotten; may be repeated.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     home: Annotated[Path | None, typer.Option(help="Data folder (default: MERGEWRIGHT_HOME, or the user's).")] = None,
     address: Address = None,
@@ -390,7 +393,8 @@ def clean(
     """Remove at once what is saved, over and old enough, as the janitor does. Example: starter.py clean --dry-run"""
 
     async def go() -> CleanedUp:
-        return await cleaning.clean(await connected(address, namespace), (home or default_home()).resolve(), dry_run)
+        client = await connected(address, namespace)
+        return await cleaning.clean(client, (home or default_home()).resolve(), dry_run, over or ())
 
     done = run(go())
     if as_json:

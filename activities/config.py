@@ -60,7 +60,8 @@ class Account(Model):
 
 
 class Keep(Model):
-    """What is kept of tasks that have ended: never less. Days count from when it was saved, or seen to be over."""
+    """What is kept of tasks that have ended. Days count from when something was saved, or seen to be over; slots and
+    run folders go earlier only where the disk is full."""
 
     salvage_days: float = Field(30, ge=0)
     salvage_count: int = Field(20, ge=0, strict=True)

@@ -35,6 +35,8 @@ from activities.site import Site, blocking, note_repository, read_json, write_at
 log = structlog.get_logger()
 
 DAY = 86_400.0
+RECENT_DAYS = 1.0
+"""Run folders of tasks that ended since then stay, however full the disk is."""
 UNSETTLED = "ended without settling"
 MOST_TOLD = 50
 """Entries of each list in an activity's result: bulk stays out of the history."""
@@ -147,7 +149,10 @@ class Janitor:
             if run is None:
                 await blocking(self._of_nobody, key, things)
             elif (state := await self.state(run)) == "unknown":
-                why = f"this server does not know its task {run.ref.task_id}: is it on another, or long over?"
+                why = (
+                    f"this server does not know its task {run.ref.task_id}: it is on another, or long over; "
+                    f"if it is over: starter.py clean --over {run.ref.task_id}"
+                )
                 self._leave_all(run, things, why)
             elif state == "ended":
                 await blocking(self._settle, run, things)
@@ -323,8 +328,8 @@ class Janitor:
                 continue
             why = "the disk is too full" if excess == short else "the repository has more than its cap"
             freed = self._slots(self.home.root / "repositories" / name, 0, why)
-            for run in [run for _, run in over if run.common_dir == common_dir]:
-                if freed < excess:
+            for since, run in over:
+                if freed < excess and run.common_dir == common_dir and self.older(since, RECENT_DAYS):
                     freed += self._remove_run(run.key, why)
             short -= freed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
@@ -11,15 +11,23 @@ from temporalio.client import Client
 from activities.contracts import CleanedUp
 from activities.home import Home
 from activities.janitor import clean_up
-from activities.runs import state_of
+from activities.runs import State, state_of
 from service.devserver import CannotServe
 
 
-async def clean(client: Client, home: Path, dry_run: bool) -> CleanedUp:
-    """As the worker's user, on the worker's host; it needs no worker. Safe beside one."""
+async def clean(client: Client, home: Path, dry_run: bool, over: Collection[str]) -> CleanedUp:
+    """As the worker's user, on the worker's host; it needs no worker. Safe beside one.
+
+    `over`: tasks that the server does not know and that have ended, as a person says.
+    """
     if not home.is_dir():
         raise CannotServe(f"there is no data folder {home}: name it with --home or MERGEWRIGHT_HOME")
-    return await clean_up(partial(state_of, client), Home(home), dry_run=dry_run)
+
+    async def ask(task_id: str, key: str | None) -> State:
+        said = await state_of(client, task_id, key)
+        return "ended" if said == "unknown" and task_id in over else said
+
+    return await clean_up(ask, Home(home), dry_run=dry_run)
 
 
 def tell(done: CleanedUp, console: Console) -> None:
