@@ -16,8 +16,8 @@ from activities.git.repository import Repository, RepositoryProblem, open_reposi
 from activities.git.run import UnsupportedRepository
 from activities.home import task_key
 from activities.merging import enqueue, settings_on
+from activities.preflight import for_leave, preflight, refusals, rules_on
 from activities.prepare import check_gate, target_and_settings
-from activities.protected import protected_paths
 from activities.settings import INVALID_TASK, Model, TaskInput, explain
 from activities.site import Site, blocking, invalid, short_ref, write_model
 
@@ -27,6 +27,8 @@ class _Sent(Model):
 
     candidate: Candidate
     entry: QueueEntry
+    refused: list[str] = []
+    """What the policy finds in it, for its author to mend."""
 
 
 class BranchActivities:
@@ -37,9 +39,12 @@ class BranchActivities:
     async def submit_branch(self, given: SubmitBranchInput) -> Submitted:
         """Pin the branch's head and hand it to the merge queue. A second run hands over what the first one found.
 
-        Raises InvalidTask, in one line, for what a user must mend.
+        What the policy of the target refuses is not handed over. Raises InvalidTask, in one line, for what a user must
+        mend.
         """
         sent = await blocking(self._sent, given)
+        if sent.refused:
+            return Submitted(op=sent.candidate.op, queue="", refused=sent.refused)
         return await enqueue(self.site, sent.candidate, sent.entry)
 
     def _sent(self, given: SubmitBranchInput) -> _Sent:
@@ -54,7 +59,8 @@ class BranchActivities:
         found = file.exists()
         sent = _Sent.model_validate_json(file.read_bytes()) if found else self._look(repository, given, task, key)
         with repository.git() as git:
-            git.update_refs(f"update {candidates.SOURCES}{sent.candidate.op} {sent.candidate.head}")
+            if not sent.refused:
+                git.update_refs(f"update {candidates.SOURCES}{sent.candidate.op} {sent.candidate.head}")
         if not found:
             write_model(file, sent)
         return sent
@@ -86,6 +92,7 @@ class BranchActivities:
             answer_to=given.task_id,
             branch=branch,
         )
+        found = preflight(repository, base, head, strategy, rules_on(repository, target, base))
         with repository.git() as git:
             queue = settings_on(repository, base)
             tip = base_of(repository, target, queue.checkout, queue.push) if request.after else base
@@ -100,9 +107,9 @@ class BranchActivities:
             gates=[gate.digest() for gate in settings.gates],
             priority=request.priority,
             after=[task_id for task_id in request.after if task_id not in landed],
-            protected=protected_paths(repository, settings_on(repository, base), base, head),
+            protected=for_leave(found),
         )
-        return _Sent(candidate=candidate, entry=entry)
+        return _Sent(candidate=candidate, entry=entry, refused=refusals(found))
 
 
 def _as_task(request: LandRequest) -> TaskInput:

@@ -11,7 +11,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from activities.settings import AgentSpec, Checkout, GateSpec, Model, QueueSettings, Role, Strategy, TaskSettings
+from activities.settings import (
+    AgentSpec,
+    Checkout,
+    GateSpec,
+    Model,
+    PolicyRule,
+    QueueSettings,
+    Role,
+    Strategy,
+    TaskSettings,
+)
 
 
 class TaskRef(Model):
@@ -184,12 +194,32 @@ class Overlap(Model):
     """It was prepared before this one."""
 
 
+class Finding(Model):
+    """Something that the policy of the target does not let land, or not without a person's leave."""
+
+    rule: PolicyRule
+    severity: Literal["mend", "approve"]
+    path: str = ""
+    """Printable: whatever it holds, it is one word or line. Empty: it is about the whole change, or a commit."""
+    line: int = 0
+    text: str
+    """What is wrong; of a secret never the secret."""
+    remedy: str = ""
+
+    def told(self) -> str:
+        """`secret: app.py:3: GitHub Token`."""
+        where = f"{self.path}:{self.line}" if self.line else self.path
+        return ": ".join(filter(None, [self.rule, where, self.text]))
+
+
 class CollectInput(Model):
     """Commit what the agent left, and look at what there is."""
 
     ref: TaskRef
     message: str
     """Subject of the commit of what the agent left uncommitted."""
+    strategy: Strategy = "merge"
+    """How it is to land: the single commits do not, where they are squashed."""
 
 
 class Collected(Model):
@@ -207,6 +237,10 @@ class Collected(Model):
     """Files that still hold conflict markers of a merge in progress."""
     overlaps: list[Overlap] = []
     """At most 50, those that were there first before the others."""
+    findings: list[Finding] = []
+    """At most 20 of the preflight's."""
+    preflight: GateResult | None = None
+    """Red, with the table of all findings as its log, where the agent must mend something."""
 
 
 class GateResult(Model):
@@ -350,6 +384,8 @@ class Submitted(Model):
     op: str
     queue: str
     """Workflow id of the merge queue."""
+    refused: list[str] = []
+    """Not handed over: what the policy finds in it, a line each."""
 
 
 class Conflict(Model):

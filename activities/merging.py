@@ -39,7 +39,8 @@ from activities.git.landing import SourcesMoved, base_of, follow, land
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
 from activities.home import repository_id, safe_name, task_key
-from activities.protected import SETTINGS_FILE, gate_digests, protected_paths, queue_settings
+from activities.preflight import for_leave, preflight, rules_on
+from activities.protected import SETTINGS_FILE, gate_digests, queue_settings
 from activities.results import Results
 from activities.settings import QueueSettings
 from activities.site import Site, blocking, invalid, short_ref, worktree_of, write_model
@@ -124,6 +125,7 @@ class MergeActivities:
         )
         base = repository.tip(ref.target)
         settings = settings_on(repository, base)
+        found = preflight(repository, base, given.head, given.strategy, rules_on(repository, ref.target, base))
         with repository.git() as git:
             tip = base_of(repository, ref.target, settings.checkout, settings.push) if given.after else base
             landed = have_landed(git, tip, given.after)
@@ -139,7 +141,7 @@ class MergeActivities:
             after=[task for task in given.after if task not in landed],
             overlaps=given.overlaps,
             checked_on=given.checked_on,
-            protected=protected_paths(repository, settings, base, given.head),
+            protected=for_leave(found),
         )
         return candidate, entry
 

@@ -24,7 +24,7 @@ from activities.git.worktree import create
 from activities.home import repository_id, safe_name, task_key
 from activities.overlaps import note_ref
 from activities.process import base_environment
-from activities.protected import SETTINGS_FILE, queue_settings
+from activities.protected import SETTINGS_FILE, policy_settings, queue_settings
 from activities.settings import INVALID_TASK, NO_ROOM, AgentSpec, GateSpec, TaskInput, TaskSettings, explain
 from activities.settle import settle
 from activities.site import Site, blocking, invalid, task_branch, write_atomically
@@ -180,8 +180,9 @@ def complete_settings(task: TaskInput, file: bytes | None) -> TaskSettings:
         defaults = tomllib.loads((file or b"").decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         invalid(SETTINGS_FILE, f"is not TOML: {error}")
-    queue_settings(file)
-    defaults.pop("queue", None)  # not the task's affair
+    for name, check in (("queue", queue_settings), ("policy", policy_settings)):
+        check(file)
+        defaults.pop(name, None)  # not the task's affair
     for name in ("limits", "delivery"):
         if isinstance(own.get(name), Mapping) and isinstance(defaults.get(name), Mapping):
             own[name] = {**defaults[name], **own[name]}

@@ -1,36 +1,59 @@
-"""What only a person lets through: paths that decide how others' work is tested, and links that leave the tree."""
+"""What a `mergewright.toml` says besides the settings of tasks: the merge queue, the policy, and what its gates are."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from typing import TypeVar
 
 from pathspec import GitIgnoreSpec
 from pydantic import ValidationError
 
-from activities.git.repository import Repository
-from activities.settings import GateSpec, QueueSettings, explain
+from activities.secret_scan import unknown
+from activities.settings import DETECTORS, GateSpec, Model, Policy, QueueSettings, explain
 from activities.site import invalid
+
+M = TypeVar("M", bound=Model)
 
 SETTINGS_FILE = "mergewright.toml"
 
 
 def queue_settings(file: bytes | None) -> QueueSettings:
     """The table `[queue]` of a `mergewright.toml`. Raises InvalidTask, in one line."""
+    settings = _table(file, "queue", QueueSettings)
+    _check_globs("queue.protected", settings.protected)
+    return settings
+
+
+def policy_settings(file: bytes | None) -> Policy:
+    """The table `[policy]` of a `mergewright.toml`. Raises InvalidTask, in one line."""
+    policy = _table(file, "policy", Policy)
+    for field in ("allow", "deny", "binaries", "hooks"):
+        _check_globs(f"policy.{field}", getattr(policy, field))
+    for rule, globs in policy.exempt.items():
+        _check_globs(f"policy.exempt.{rule}", globs)
+    if policy.detectors != DETECTORS and (problem := unknown(policy.detectors)):
+        invalid(SETTINGS_FILE, f"policy.detectors: {problem}")
+    return policy
+
+
+def _table(file: bytes | None, name: str, model: type[M]) -> M:
     try:
-        found = tomllib.loads((file or b"").decode()).get("queue", {})
+        found = tomllib.loads((file or b"").decode()).get(name, {})
         if not isinstance(found, Mapping):
-            invalid(SETTINGS_FILE, "queue: must be a table, [queue]")
-        settings = QueueSettings.model_validate(found)
-        GitIgnoreSpec.from_lines(settings.protected)
+            invalid(SETTINGS_FILE, f"{name}: must be a table, [{name}]")
+        return model.model_validate(found)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         invalid(SETTINGS_FILE, f"is not TOML: {error}")
     except ValidationError as error:
-        invalid(SETTINGS_FILE, f"queue.{explain(error)}")
+        invalid(SETTINGS_FILE, f"{name}.{explain(error)}")
+
+
+def _check_globs(field: str, globs: list[str]) -> None:
+    try:
+        GitIgnoreSpec.from_lines(globs)
     except ValueError as error:
-        invalid(SETTINGS_FILE, f"queue.protected: {error}")
-    return settings
+        invalid(SETTINGS_FILE, f"{field}: {error}")
 
 
 def gate_digests(file: bytes | None) -> list[str]:
@@ -40,28 +63,3 @@ def gate_digests(file: bytes | None) -> list[str]:
         return [GateSpec.model_validate(gate).digest() for gate in found]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError, TypeError):
         return []
-
-
-def protected_paths(repository: Repository, settings: QueueSettings, base: str, head: str) -> list[str]:
-    """Of what `head` changes since it left `base`: the protected paths, and symbolic links that point outside."""
-    fork = repository.merge_base(base, head)
-    if fork is None:
-        return []
-    spec = GitIgnoreSpec.from_lines([*settings.protected, f"/{SETTINGS_FILE}"])
-    found = {path for path in repository.changed_files(fork, head) if spec.match_file(path)}
-    found |= {path for path, link in repository.new_links(fork, head) if _leaves(path, link)}
-    return sorted(found)[:_MOST_NAMED]
-
-
-_MOST_NAMED = 50
-
-
-def _leaves(path: str, link: str) -> bool:
-    if link.startswith("/"):
-        return True
-    depth = len(PurePosixPath(path).parts) - 1
-    for part in PurePosixPath(link).parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            return True
-    return False

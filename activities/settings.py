@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -210,6 +211,73 @@ class QueueSettings(Model):
     """Paths (as in .gitignore) whose change waits for an operator's `allow`."""
     precheck: bool = Field(True, strict=True)
     """A task's own green gates count when the very same tree is to land."""
+
+
+PolicyRule = Literal[
+    "deny", "allow", "lines", "files", "size", "binary", "secret", "markers", "case", "author", "date", "message",
+    "protected", "hook", "submodule", "link",
+]  # fmt: skip
+"""What each is for, and what to do about it: `faults.policy`."""
+
+BINARIES = [f"*.{ending}" for ending in "png jpg jpeg gif webp ico pdf woff woff2 ttf otf".split()]
+
+HOOKS = [
+    *(".husky/", ".githooks/", ".hooks/", ".pre-commit-config.yaml", ".pre-commit-hooks.yaml"),
+    *("lefthook.yml", ".lefthook.yml", "lefthook-local.yml", ".overcommit.yml", ".lintstagedrc*", ".yarnrc.yml"),
+]
+"""What runs on the machines of those who check the branch out."""
+
+DETECTORS = [
+    *("AWSKeyDetector", "AzureStorageKeyDetector", "DiscordBotTokenDetector", "GitHubTokenDetector"),
+    *("GitLabTokenDetector", "MailchimpDetector", "NpmDetector", "OpenAIDetector", "PrivateKeyDetector"),
+    *("PypiTokenDetector", "SendGridDetector", "SlackDetector", "SquareOAuthDetector", "StripeDetector"),
+    *("TelegramBotTokenDetector", "TwilioKeyDetector"),
+]
+"""Those of detect-secrets that know a secret by its form. High entropy, and words such as `password`, are not among
+them: they are wrong too often."""
+
+
+class Policy(Model):
+    """What may land on a branch: `[policy]` in the `mergewright.toml` on that branch. Paths are as in .gitignore."""
+
+    off: list[PolicyRule] = []
+    """Not looked at. A change of `mergewright.toml` itself always waits for a person."""
+    approve: list[PolicyRule] = []
+    """An operator may let it land; the agent is not asked to mend it."""
+    exempt: dict[PolicyRule, list[str]] = {}
+    """Paths that a rule does not look at, and does not count."""
+    allow: list[str] = []
+    """Nothing else may change; empty: everything may."""
+    deny: list[str] = []
+    max_lines: int = Field(10_000, ge=1, strict=True)
+    """Added and deleted."""
+    max_files: int = Field(500, ge=1, strict=True)
+    max_file_kb: int = Field(1_024, ge=1, strict=True)
+    binaries: list[str] = BINARIES
+    """Binary files that may change."""
+    hooks: list[str] = HOOKS
+    """Their change waits for an operator, as that of `protected` in `[queue]`."""
+    detectors: list[str] = DETECTORS
+    """Plugins of detect-secrets."""
+    not_secret: list[str] = []
+    """Fingerprints, as findings name them."""
+    secret_pragma: Literal["approve", "allow"] = "approve"
+    """A line with `pragma: allowlist secret` waits for an operator, or lands."""
+    authors: list[str] = []
+    """Mail addresses, `*@example.org`; empty: any. Who commits for the repository always may."""
+    subject: str = ""
+    """A regular expression that the first line of each commit's message must match; merges need not."""
+    max_subject: int = Field(0, ge=0, strict=True)
+    """Characters of it; 0: any number."""
+
+    @field_validator("subject")
+    @classmethod
+    def _is_pattern(cls, subject: str) -> str:
+        try:
+            re.compile(subject)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return subject
 
 
 class TaskInput(TaskSettings):

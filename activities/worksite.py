@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 from temporalio import activity
 
@@ -9,6 +11,7 @@ from activities.contracts import Collected, CollectInput, Settled, SettleInput, 
 from activities.git.history import subjects
 from activities.git.merging import start_merge, unresolved
 from activities.overlaps import overlaps
+from activities.preflight import MOST_SHOWN, as_gate, preflight, rules_on
 from activities.settle import settle
 from activities.site import Site, blocking, read_json, short_ref, worktree_of, write_atomically
 
@@ -23,7 +26,8 @@ class WorksiteActivities:
     async def collect(self, given: CollectInput) -> Collected:
         """Commit what the agent left (FEATURES A7), bring it over into the repository, and say what there is.
 
-        A merge whose conflicts are not resolved is left as it is. A second run finds the commit of the first.
+        With what the policy of the target finds in it (FEATURES A16). A merge whose conflicts are not resolved is left
+        as it is. A second run finds the commit of the first.
         """
         return await blocking(self._collect, given)
 
@@ -36,6 +40,10 @@ class WorksiteActivities:
         head = worktree.published() if undecided else worktree.commit_all(given.message)
         base = repository.merge_base(target, head) or target
         files = repository.changed_files(base, head)
+        started = time.monotonic()
+        rules = rules_on(repository, given.ref.target, target)
+        found = [] if undecided else preflight(repository, target, head, given.strategy, rules)
+        log = self.site.home.run(given.ref.key) / "policy" / f"{head[:12]}.md"
         return Collected(
             head=head,
             base=base,
@@ -45,6 +53,8 @@ class WorksiteActivities:
             merged_target=base == target,
             unresolved=undecided,
             overlaps=overlaps(self.site.home, repository, given.ref, head, target),
+            findings=found[:MOST_SHOWN],
+            preflight=as_gate(found, log, time.monotonic() - started),
         )
 
     @activity.defn

@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from activities.agents import RUNTIMES  # noqa: E402
-from activities.faults import agent, project  # noqa: E402
+from activities.faults import agent, policy, project  # noqa: E402
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -46,9 +46,15 @@ def project_faults() -> str:
     return table(["class of failure", "who must act", "what is said"], rows)
 
 
+def policy_rules() -> str:
+    who = {"mend": "the agent", "approve": "an operator"}
+    rows = ([f"`{name}`", row.what, who[row.severity], row.remedy] for name, row in policy.RULES.items())
+    return table(["rule", "finds", "who must act", "what is said"], rows)
+
+
 TABLES = {
     "runtimes.md": {"abilities": abilities},
-    "failures.md": {"agent faults": agent_faults, "project faults": project_faults},
+    "failures.md": {"agent faults": agent_faults, "project faults": project_faults, "policy rules": policy_rules},
 }
 
 

@@ -92,6 +92,26 @@ async def test_a_bad_field_is_named(kit: Kit) -> None:
     assert kit.refs() == []
 
 
+async def test_what_the_policy_refuses_comes_back_with_a_line_for_each_finding(kit: Kit) -> None:
+    queue = Queue(kit)
+    commit(kit.repo, {"mergewright.toml": "[policy]\ndeny = ['vendor/']\napprove = ['binary']\n"})
+    queue.branch("one", {"vendor/a": "x\n", "b.bin": "\0"})
+    queue.branch("two", {"b.bin": "\0", ".husky/x": "x\n"})
+    async with kit.worker():
+        landing = await queue.send("one")
+        [result] = await ended(landing)
+        status = await shown(landing)
+        waiting = await queue.send("two")
+        seen = await queue.when(lambda now: bool(now.places) and now.places[0].state == "approval")
+        await queue.handle.execute_update("allow", waiting.id)
+        [allowed] = await ended(waiting)
+    assert (result.outcome, result.code, allowed.outcome) == ("sent-back", Code.POLICY, "merged")
+    assert result.reason.startswith("deny: vendor/a: must not change. Take these files out of the change ")
+    assert (status.result, status.queue) == (result, "")
+    assert "leave to change b.bin (binary), .husky/x (hook): `allow` it" in seen.places[0].why
+    assert kit.refs() == []
+
+
 async def test_a_branch_that_moves_while_it_waits_is_sent_back(kit: Kit) -> None:
     queue = Queue(kit)
     queue.configure("true")

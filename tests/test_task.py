@@ -9,8 +9,8 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 
 from tests.git.repos import git
-from tests.kit import Kit, status_when
-from workflows.contracts import Stage, TaskResult
+from tests.kit import PATIENCE, Kit, status_when
+from workflows.contracts import Stage, TaskResult, TaskStatus
 
 WRITE = {"write": {"new.txt": "work\n"}}
 APPROVE = {"say": "Good.\nVERDICT: APPROVED"}
@@ -63,6 +63,34 @@ async def test_a_red_gate_goes_back_to_the_agent(kit: Kit) -> None:
     assert kit.show("new.txt") == "good"
     fixer = next((kit.home.root / "runs").glob("*/turns/002-fixer/prompt.md"))
     assert "bad" in fixer.read_text()  # the gate's output
+
+
+async def test_what_the_policy_finds_goes_back_to_the_agent_as_a_table(kit: Kit) -> None:
+    """A secret, which is in a commit by the time that it is found: it must be out of the history too."""
+    secret = "ghp_" + "0aB1" * 9
+    rewrite = "git reset -q --soft $(git merge-base HEAD origin/main) && sed -i s/ghp.*/none/ new.txt"
+    agent = kit.agent(
+        executor=[{"write": {"new.txt": f"{secret}\n"}, "commit": "one"}],
+        fixer=[{"write": {"new.txt": "none\n"}, "commit": "two"}, {"shell": rewrite, "commit": "all of it"}],
+    )
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent))
+        seen = await status_when(handle, lambda now: bool(now.findings))
+        result = await asyncio.wait_for(handle.result(), PATIENCE)
+        status = await handle.query("status", result_type=TaskStatus)
+    assert (result.outcome, result.turns) == ("merged", 3)
+    assert (status.gate_failures, status.findings) == (2, [])
+    assert [(one.rule, one.path, one.line) for one in seen.findings] == [("secret", "new.txt", 1)]
+    assert git(kit.repo, "log", "--format=%s", "main^1..main^2") == "all of it"
+    first, second = (
+        next((kit.home.root / "runs").glob(f"*/turns/{turn}-fixer/prompt.md")).read_text() for turn in ("002", "003")
+    )
+    assert "| secret | new.txt:1 | GitHub Token, fingerprint " in first
+    assert "git merge-base HEAD origin/main" in first
+    assert "| secret | new.txt:1 | GitHub Token in commit " in second
+    assert "the same kind of failure as the last time" in second
+    assert secret not in first + second + seen.model_dump_json()
+    kit.assert_clean()
 
 
 async def test_two_that_conflict_are_resolved_and_both_land(kit: Kit) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from activities.contracts import Conflict, Evidence, GateResult, QueueEntry, QuotaConfig, TurnEnd, Usage
+from activities.contracts import Conflict, Evidence, Finding, GateResult, QueueEntry, QuotaConfig, TurnEnd, Usage
 from activities.settings import AgentSpec, GateSpec, Limits, Model, Role, TaskInput
 from workflows.policy.speculation import Odds
 
@@ -182,6 +182,8 @@ class TaskStatus(Model):
     undelivered_messages: list[str] = []
     overlaps: list[str] = []
     """Tasks in flight that change the same lines: `task-7 (Add login): src/app.py, src/b.py`."""
+    findings: list[Finding] = []
+    """At most 20 that the policy of the target has of the work: the agent mends them, or an operator is asked."""
     problems: list[str] = []
     """Signals that were ignored, and why."""
     outcome: Outcome | None = None
@@ -212,7 +214,7 @@ class Code(StrEnum):
     CHECKOUT_BLOCKED = "CHECKOUT_BLOCKED"
     """Changes of the user's in a checkout of the target are in the way."""
     POLICY = "POLICY"
-    """It changes what only a person may let through."""
+    """The policy of the target does not let it land."""
     PUSH_REJECTED = "PUSH_REJECTED"
     """The remote does not take it."""
     NOOP = "NOOP"

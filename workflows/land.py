@@ -16,10 +16,10 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities.branches import BranchActivities
-    from activities.contracts import LandRequest, SubmitBranchInput, Submitted
+    from activities.contracts import Evidence, LandRequest, SubmitBranchInput, Submitted
     from activities.settings import INVALID_TASK
     from workflows import options
-    from workflows.contracts import LandResult, LandStatus, MergeAnswer, QueueNote
+    from workflows.contracts import Code, LandResult, LandStatus, MergeAnswer, QueueNote
     from workflows.leases import signalled
     from workflows.policy.answers import land_result
     from workflows.story import land_story
@@ -50,6 +50,10 @@ class LandWorkflow:
                 if self.withdrawn:
                     return self._over(LandResult(outcome="withdrawn", reason=self.now.waiting_for))
                 continue
+            if sent.refused:
+                evidence = Evidence(messages=sent.refused[1:])
+                refusal = LandResult(outcome="sent-back", code=Code.POLICY, reason=sent.refused[0], evidence=evidence)
+                return self._over(refusal)
             self.sent = sent
             self._show(queue=sent.queue, op=sent.op, waiting_for="its turn")
             await self._heard()

@@ -353,6 +353,7 @@ class TaskSteps(Leases):
             seconds=seconds,
             undelivered_messages=self.messages,
             overlaps=self._overlaps(),
+            findings=self.found.findings if self.found and not self.result else [],
             problems=self.problems,
             outcome=self.result.outcome if self.result else None,
             sha=self.landed.sha if self.landed else None,

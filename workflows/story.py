@@ -40,6 +40,8 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
     ]
     if status.overlaps:
         lines += ["", "#### In conflict with", "", *(f"- {_plain(other)}" for other in status.overlaps)]
+    if status.findings:
+        lines += ["", "#### Policy", "", *(f"- {one.severity}: {_plain(one.told())}" for one in status.findings)]
     if status.salvage_ref:
         lines += ["", f"Saved work: `{status.salvage_ref}`"]
     if turns:

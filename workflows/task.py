@@ -178,7 +178,7 @@ class TaskWorkflow(TurnTaking):
         """Rule 4: what there is counts, not what was claimed."""
         self.enter(Stage.GATES)
         ready = self.ready
-        given = CollectInput(ref=ready.ref, message=self.title)
+        given = CollectInput(ref=ready.ref, message=self.title, strategy=ready.settings.delivery.strategy)
         found = await self.git(WorksiteActivities.collect, given, "commit and look at the work")
         self.found = found
         if not found.changed:
@@ -187,7 +187,12 @@ class TaskWorkflow(TurnTaking):
             return await self._again_or_block(
                 Todo("resolver", "resolve", "conflict markers are left in " + ", ".join(found.unresolved[:10]))
             )
+        if found.preflight is not None:
+            self.red_gates = [found.preflight.log]
+            return await self._mend([found.preflight])
+        self.red_gates = []
         if not ready.settings.gates:
+            self.last_fault = ""
             return None
         self.gate_runs += 1
         gates = GatesInput(

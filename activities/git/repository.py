@@ -102,17 +102,6 @@ class Repository:
         with self.git() as git:
             return git("rev-parse", "--verify", "--end-of-options", f"{commit}^{{tree}}")
 
-    def new_links(self, base: str, head: str) -> list[tuple[str, str]]:
-        """Symbolic links that `head` adds or changes, and where they point to."""
-        with self.git() as git:
-            fields = iter(git.run("diff-tree", "-r", "-z", "--raw", "--no-renames", base, head).stdout.split(b"\0"))
-            changed = [(facts.split(b" "), next(fields)) for facts in fields if facts]
-            return [
-                (printable(path), printable(git.run("cat-file", "blob", facts[3].decode()).stdout))
-                for facts, path in changed
-                if facts[1] == b"120000"
-            ]
-
     def read_file(self, commit: str, path: str) -> bytes | None:
         """Content of a file of `commit`; None when there is none, or no regular file."""
         with self.git() as git:

@@ -42,8 +42,8 @@ MEANING: dict[Code, tuple[str, str]] = {
         "commit them or move them away, then: starter.py queue retry-checkout",
     ),
     Code.POLICY: (
-        "it changes what only a person may let through",
-        "look at these files and take them out of the change; one that waits is let through by: starter.py queue allow",
+        "the policy of the target does not let it land",
+        "mend what is named, or take it out of the change; one that waits is let through by: starter.py queue allow",
     ),
     Code.PUSH_REJECTED: (
         "the remote does not take it",

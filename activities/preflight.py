@@ -1,0 +1,218 @@
+"""What the policy of the target says of a change: its findings, for the agent to mend or for an operator to allow.
+
+Looked at when a task's work is collected, and again when a head is handed to the merge queue. The rules are read from
+the target, never from the change itself; `[policy]` is `settings.Policy`, what each rule is for `faults.policy`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from activities import secret_scan
+from activities.contracts import Finding, GateResult
+from activities.faults.policy import RULES
+from activities.git import change
+from activities.git.change import Entry
+from activities.git.repository import Repository, printable
+from activities.git.run import IDENTITY, Git
+from activities.policy import Rules, by_amount, by_commit, by_link, by_path, by_size, by_twin
+from activities.protected import SETTINGS_FILE, policy_settings, queue_settings
+from activities.settings import Strategy
+from activities.site import short_ref, write_atomically
+
+SCANNED_BYTES = 8 * 2**20
+"""A larger file is not read for secrets and markers; `max_file_kb` keeps such files out."""
+AT_ONCE_BYTES = 32 * 2**20
+"""Of files in memory together."""
+TABLE_BYTES = 2_900
+"""All of it is to be seen in the prompt, as the end of a gate's log (`prompting.EVIDENCE_BYTES`)."""
+MOST_SHOWN = 20
+CELL = 160
+
+_HINT = "The policy of the target branch does not let your change land. Mend each finding of the table."
+
+
+@lru_cache(maxsize=256)
+def rules_on(repository: Repository, target: str, commit: str) -> Rules:
+    """As the `mergewright.toml` of `commit` says, where `target` is. Raises InvalidTask."""
+    file = repository.read_file(commit, SETTINGS_FILE)
+    return Rules(policy_settings(file), queue_settings(file).protected, short_ref(target))
+
+
+def preflight(repository: Repository, base: str, head: str, strategy: Strategy, rules: Rules) -> list[Finding]:
+    """Of what `head` changes since it left `base`, the target; what must be mended first.
+
+    A secret is looked for in every commit that would land, the other rules for files look at what comes out.
+    """
+    fork = repository.merge_base(base, head)
+    if fork is None:
+        return []
+    ours = {repository.identity()[1], IDENTITY[1]} if rules.policy.authors else set()
+    with repository.git() as git:
+        entries, lines = change.changed(git, fork, head)
+        commits = change.commits(git, base, head) if strategy != "squash" else []
+        single = change.steps(git, commits) if len(commits) > 1 and rules.on("secret") else []
+        reader = _Reader(git, [*entries, *single])
+        found = [
+            *by_path(rules, entries),
+            *by_amount(rules, lines),
+            *by_size(rules, entries, reader.sizes, lines),
+            *by_commit(rules, commits, ours, time.time()),
+            *by_link(rules, reader.links()),
+            *_twins(git, rules, base, fork, head, entries),
+            *_by_content(rules, reader),
+        ]
+    order = {rule: place for place, rule in enumerate(RULES)}
+    return sorted(found, key=lambda one: (one.severity != "mend", order[one.rule], one.path, one.line, one.text))
+
+
+def to_mend(found: Iterable[Finding]) -> list[Finding]:
+    return [one for one in found if one.severity == "mend"]
+
+
+def for_leave(found: Iterable[Finding]) -> list[str]:
+    """What an operator is asked to allow: protected paths by their name alone, others with their rule."""
+    named = (one.path if one.rule == "protected" else f"{one.path or one.text} ({one.rule})" for one in found)
+    return list(dict.fromkeys(named))[:_MOST_NAMED]
+
+
+_MOST_NAMED = 50
+
+
+def refusals(found: Iterable[Finding]) -> list[str]:
+    """For a person: each in one line, with what to do."""
+    return [f"{one.told()}. {one.remedy}" for one in to_mend(found)][:MOST_SHOWN]
+
+
+def as_gate(found: Sequence[Finding], log: Path, seconds: float) -> GateResult | None:
+    """As a red gate, whose log is the table; None: there is nothing to mend."""
+    mend = to_mend(found)
+    if not mend:
+        return None
+    write_atomically(log, table(mend))
+    fault = ", ".join(dict.fromkeys(one.rule for one in mend))
+    return GateResult(name="policy", passed=False, fault=fault, hint=_HINT, exit_code=1, seconds=seconds, log=str(log))
+
+
+def table(found: Sequence[Finding]) -> str:
+    """In Markdown: a line for each finding, and one for each rule; what does not fit is counted."""
+    remedies = list(dict.fromkeys(f"{one.rule}: {one.remedy}" for one in found))
+    room = TABLE_BYTES - len("\n".join(remedies).encode())
+    lines = ["| rule | where | what |", "| --- | --- | --- |"]
+    for count, one in enumerate(found):
+        where = f"{one.path}:{one.line}" if one.line else one.path
+        row = f"| {one.rule} | {_cell(where)} | {_cell(one.text)} |"
+        if len("\n".join([*lines, row]).encode()) > room - 40:
+            lines.append(f"and {len(found) - count} more")
+            break
+        lines.append(row)
+    return "\n".join([*lines, "", *remedies, ""])
+
+
+def _cell(text: str) -> str:
+    cut = text if len(text) <= CELL else f"{text[: CELL // 2]}…{text[-CELL // 2 :]}"
+    return cut.replace("|", "\\|").replace("`", "\\`")
+
+
+# --- what takes reading more than the list of changes ------------------------------------------------------------
+
+
+class _Reader:
+    """The files of a change, a few megabytes at a time."""
+
+    def __init__(self, git: Git, entries: Sequence[Entry]) -> None:
+        self.git = git
+        self.entries = list({(entry.path, entry.new): entry for entry in reversed(entries)}.values())[::-1]
+        """The first of each version: those of the whole change before those of its commits."""
+        kept = [entry for entry in self.entries if not entry.is_gone and entry.mode != change.SUBMODULE]
+        self.sizes = change.sizes(git, {blob for entry in kept for blob in (entry.new, *entry.olds)})
+
+    def links(self) -> Iterator[tuple[str, str]]:
+        there = [entry for entry in self.entries if entry.mode == change.LINK and not entry.commit]
+        found = change.contents(self.git, {entry.new for entry in there})
+        return ((entry.path, printable(found[entry.new])) for entry in there)
+
+    def texts(self) -> Iterator[tuple[Entry, list[str], list[int]]]:
+        """Every version of a text file: its lines, and which of them are in none of those that it was before."""
+        before = {blob for entry in self.entries if not entry.commit for blob in entry.olds}
+        files = [
+            entry
+            for entry in self.entries
+            if entry.mode in change.FILES and entry.new not in before and self._fits(entry.new)
+        ]
+        for some in self._portions(files):
+            found = change.contents(self.git, {blob for entry in some for blob in self._wanted(entry)})
+            for entry in some:
+                if b"\0" in found[entry.new][:8_000]:
+                    continue
+                known = {line for blob in self._wanted(entry)[1:] for line in found[blob].split(b"\n")}
+                lines = found[entry.new].split(b"\n")
+                added = [index for index, line in enumerate(lines) if line not in known]
+                yield entry, [line.decode("utf-8", "replace") for line in lines], added
+
+    def _fits(self, blob: str) -> bool:
+        return self.sizes.get(blob, SCANNED_BYTES) < SCANNED_BYTES
+
+    def _wanted(self, entry: Entry) -> list[str]:
+        olds = entry.olds if entry.old_mode in change.FILES else ()
+        return [entry.new, *filter(self._fits, olds)]
+
+    def _portions(self, files: Iterable[Entry]) -> Iterator[list[Entry]]:
+        some, together = list[Entry](), 0
+        for entry in files:
+            size = sum(self.sizes[blob] for blob in self._wanted(entry))
+            if some and together + size > AT_ONCE_BYTES:
+                yield some
+                some, together = [], 0
+            some.append(entry)
+            together += size
+        if some:
+            yield some
+
+
+def _by_content(rules: Rules, reader: _Reader) -> Iterator[Finding]:
+    if not (rules.on("secret") or rules.on("markers")):
+        return
+    told = set()
+    for entry, lines, added in reader.texts():
+        if not entry.commit and rules.looks("markers", entry.path) and (line := _marker(lines, added)):
+            yield rules.finding("markers", "conflict markers", entry.path, line)
+        if not rules.looks("secret", entry.path):
+            continue
+        for secret in secret_scan.scan(entry.path, lines, added, rules.policy.detectors):
+            if secret.fingerprint in told or secret.fingerprint in rules.policy.not_secret:
+                continue
+            told.add(secret.fingerprint)
+            if finding := _secret(rules, entry, secret):
+                yield finding
+
+
+def _secret(rules: Rules, entry: Entry, secret: secret_scan.Secret) -> Finding | None:
+    if secret.claimed and rules.policy.secret_pragma == "allow":
+        return None
+    where = f" in commit {entry.commit[:10]}" if entry.commit else ""
+    claim = ", said to be none" if secret.claimed else ""
+    text = f"{secret.kind}{where}{claim}, fingerprint {secret.fingerprint}"
+    found = rules.finding("secret", text, entry.path, secret.line)
+    return found.model_copy(update={"severity": "approve"}) if secret.claimed else found
+
+
+def _marker(lines: Sequence[str], added: Sequence[int]) -> int:
+    """Number of the line where a conflict begins that also ends in what was added; 0: there is none."""
+    begin = next((index for index in added if lines[index].startswith("<<<<<<< ")), None)
+    ends = any(lines[index].startswith(">>>>>>> ") for index in added)
+    return 0 if begin is None or not ends else begin + 1
+
+
+def _twins(git: Git, rules: Rules, base: str, fork: str, head: str, entries: Sequence[Entry]) -> Iterator[Finding]:
+    """In the tree that comes out when the target stays where it is."""
+    new = {entry.path for entry in entries if entry.is_new}
+    if not new or not rules.on("case"):
+        return iter(())
+    there = change.paths(git, head)
+    if base != fork:
+        there |= change.paths(git, base) - {entry.path for entry in entries if entry.is_gone}
+    return by_twin(rules, there, new)
