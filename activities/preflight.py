@@ -157,8 +157,7 @@ class _Reader:
         return self.sizes.get(blob, SCANNED_BYTES) < SCANNED_BYTES
 
     def _wanted(self, entry: Entry) -> list[str]:
-        olds = entry.olds if entry.old_mode in change.FILES else ()
-        return [entry.new, *filter(self._fits, olds)]
+        return [entry.new, *filter(self._fits, entry.olds)]
 
     def _portions(self, files: Iterable[Entry]) -> Iterator[list[Entry]]:
         some, together = list[Entry](), 0

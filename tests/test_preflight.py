@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +21,6 @@ from activities.preflight import TABLE_BYTES, for_leave, preflight, refusals, ru
 from activities.protected import policy_settings
 from activities.secret_scan import OVERLAP, WINDOW, scan
 from activities.settings import DETECTORS, PROTECTED, Policy, PolicyRule, Strategy
-from tests.git.landings import work
 from tests.git.repos import commit, git, make_repo, run_git
 
 ROOT = Path(__file__).parent.parent
@@ -38,8 +38,30 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_repo(tmp_path_factory.mktemp("preflight") / "repo", files)
 
 
+def made(repo: Path, files: Files, base: str = "main", mode: str = "100644") -> str:
+    """The sha of a commit with `files` on top of `base`, by one process; of a submodule the content is its commit."""
+    stream = [
+        f"commit refs/made/x\nmark :1\ncommitter Una <una@example.org> 1700000000 +0000\ndata 4\nmore\nfrom {base}^0\n"
+    ]
+    for path, content in files.items():
+        name = '"' + "".join(f"\\{byte:03o}" for byte in path.encode()) + '"'
+        text = content.decode() if isinstance(content, bytes) else content
+        if text is None:
+            stream.append(f"D {name}\n")
+        elif mode == "160000":
+            stream.append(f"M {mode} {text} {name}\n")
+        else:
+            stream.append(f"M {mode} inline {name}\ndata {len(text.encode())}\n{text}\n")
+    return git(repo, "fast-import", "--quiet", "--force", stdin="".join([*stream, "get-mark :1\n"]).encode())
+
+
+@lru_cache
+def opened(repo: Path) -> Repository:
+    return open_repository(str(repo))
+
+
 def look(repo: Path, head: str, strategy: Strategy = "merge", base: str = "main", **policy: Any) -> list[Finding]:
-    repository = open_repository(str(repo))
+    repository = opened(repo)
     rules = Rules(Policy.model_validate(policy), PROTECTED, "main")
     return preflight(repository, repository.tip(base), head, strategy, rules)
 
@@ -74,16 +96,16 @@ CASES: list[tuple[PolicyRule, dict[str, Any], Files, Files]] = [
 
 @pytest.mark.parametrize(("rule", "policy", "bad", "good"), CASES)
 def test_a_rule_for_files(repo: Path, rule: PolicyRule, policy: dict[str, Any], bad: Files, good: Files) -> None:
-    [finding] = look(repo, work(repo, bad), **policy)
+    [finding] = look(repo, made(repo, bad), **policy)
     assert (finding.rule, finding.severity) == (rule, RULES[rule].severity)
-    assert look(repo, work(repo, good), **policy) == []
+    assert look(repo, made(repo, good), **policy) == []
 
 
 def test_every_rule_can_be_left_to_a_person_or_switched_off(repo: Path) -> None:
     many: dict[str, bytes | str | None] = {}
     for _, policy, bad, _ in CASES:
         many |= {} if "off" in policy else bad
-    head = work(repo, many | {"large": "x\n" * 600})
+    head = made(repo, many | {"large": "x\n" * 600})
     policy = {"allow": ["x"], "deny": ["*"], "max_lines": 1, "max_files": 1, "max_file_kb": 1, "subject": "^fix"}
     policy |= {"authors": ["x@y"], "max_subject": 1}
     found = look(repo, head, **policy)
@@ -128,37 +150,26 @@ def test_a_rule_for_commits(
     assert look(repo, head, "squash", **policy) == []  # it does not land
 
 
-def links(repo: Path, link: str) -> str:
-    blob = git(repo, "hash-object", "-w", "--stdin", stdin=link.encode())
-    return treed(repo, f"120000 blob {blob}\tlink")
-
-
-def treed(repo: Path, entry: str) -> str:
-    """Main with one more entry in its folder `ci`."""
-    inner = git(repo, "mktree", stdin=(git(repo, "ls-tree", "main:ci") + f"\n{entry}\n").encode())
-    lines = [line for line in git(repo, "ls-tree", "main").splitlines() if not line.endswith("\tci")]
-    tree = git(repo, "mktree", stdin="\n".join([*lines, f"040000 tree {inner}\tci", ""]).encode())
-    return git(repo, "commit-tree", "-p", "main", "-m", "more", tree)
-
-
 @pytest.mark.parametrize(
     ("link", "out"),
     [("/etc/passwd", True), ("../../x", True), ("../x", False), ("x/../y", False), ("a/../../../x", True)],
 )
 def test_a_link_out_of_the_tree_waits_for_a_person(repo: Path, link: str, out: bool) -> None:
-    found = look(repo, links(repo, link))
+    found = look(repo, made(repo, {"ci/link": link}, mode="120000"))
     assert [(one.rule, one.severity, one.path) for one in found] == ([("link", "approve", "ci/link")] if out else [])
 
 
 def test_a_submodule_that_moves_waits_for_a_person(repo: Path) -> None:
-    head = treed(repo, f"160000 commit {'a' * 40}\tlib")
+    head = made(repo, {"ci/lib": "a" * 40}, mode="160000")
     assert told(look(repo, head)) == ["submodule: ci/lib: submodule moves from nothing to aaaaaaaaaa"]
     assert for_leave(look(repo, head)) == ["ci/lib (submodule)"]
+    moved = made(repo, {"ci/lib": "b" * 40}, head, mode="160000")
+    assert told(look(repo, moved, base=head)) == ["submodule: ci/lib: submodule moves from aaaaaaaaaa to bbbbbbbbbb"]
 
 
 def test_a_secret_that_is_only_in_the_history_would_land_too(repo: Path) -> None:
-    first = work(repo, {"a.py": f"x = 1\ntoken = '{TOKEN}'\n"})
-    head = work(repo, {"a.py": "x = 1\n"}, base=first)
+    first = made(repo, {"a.py": f"x = 1\ntoken = '{TOKEN}'\n"})
+    head = made(repo, {"a.py": "x = 1\n"}, base=first)
     [finding] = look(repo, head)
     assert finding.told().startswith(f"secret: a.py:2: GitHub Token in commit {first[:10]}, fingerprint ")
     assert "git merge-base HEAD origin/main" in finding.remedy
@@ -167,38 +178,37 @@ def test_a_secret_that_is_only_in_the_history_would_land_too(repo: Path) -> None
 
 def test_what_a_merge_brings_from_the_target_is_not_looked_at(tmp_path: Path) -> None:
     repo = make_repo(tmp_path / "repo", {"a": "1\n"})
-    head = work(repo, {"b": "1\n"})
+    head = made(repo, {"b": "1\n"})
     commit(repo, {"c": f"{TOKEN}\n", ".husky/x": "1\n", "d.bin": b"\0"})
-    side = repo.with_name("repo-side")
-    git(side, "checkout", "-q", head)
-    git(side, "merge", "-q", "--no-edit", "main")
-    assert look(repo, git(side, "rev-parse", "HEAD")) == []
-    git(side, "commit", "-q", "--amend", "--allow-empty", "-m", "merged")
-    merged = commit(side, {"e": f"{TOKEN}\n"})
-    assert [one.path for one in look(repo, merged)] == ["e"]
+    for slipped_in, found in (({}, []), ({"c": f"{TOKEN}\nmore\nx{TOKEN}\n"}, [("c", 3)])):
+        git(repo, "checkout", "-q", "--detach", head)
+        git(repo, "merge", "-q", "--no-commit", "main")
+        merged = commit(repo, slipped_in)
+        last = made(repo, {"c": f"{TOKEN}\n"}, merged)
+        assert [(one.path, one.line) for one in look(repo, last)] == found
 
 
 def test_a_twin_of_what_has_landed_meanwhile(tmp_path: Path) -> None:
     repo = make_repo(tmp_path / "repo", {"a": "1\n", "Old.md": "1\n"})
-    head = work(repo, {"docs/new.md": "1\n", "old.md": "1\n", "Old.md": None})
+    head = made(repo, {"docs/new.md": "1\n", "old.md": "1\n", "Old.md": None})
     commit(repo, {"docs/New.md": "1\n"})
     assert told(look(repo, head)) == ["case: docs/new.md: differs only in case from docs/New.md"]
 
 
 def test_a_moved_file_brings_no_new_secret(repo: Path) -> None:
-    assert look(repo, work(repo, {"src/app.py": None, "src/moved.py": f"old = '{TOKEN}'\n"})) == []
+    assert look(repo, made(repo, {"src/app.py": None, "src/moved.py": f"old = '{TOKEN}'\n"})) == []
 
 
 def test_a_secret_is_never_shown_and_can_be_let_through(repo: Path) -> None:
-    head = work(repo, {"a.py": f"token = '{TOKEN}'\n"})
+    head = made(repo, {"a.py": f"token = '{TOKEN}'\n"})
     [finding] = look(repo, head)
     assert TOKEN not in finding.model_dump_json()
     fingerprint = finding.text.split()[-1]
     assert look(repo, head, not_secret=[fingerprint]) == []
-    [claimed] = look(repo, work(repo, {"a.py": f"token = '{TOKEN}'  # pragma: allowlist secret\n"}))
+    [claimed] = look(repo, made(repo, {"a.py": f"token = '{TOKEN}'  # pragma: allowlist secret\n"}))
     assert (claimed.severity, for_leave([claimed])) == ("approve", ["a.py (secret)"])
     before = f"# pragma: allowlist nextline secret\ntoken = '{TOKEN}'\n"
-    assert [one.severity for one in look(repo, work(repo, {"a.py": before}))] == ["approve"]
+    assert [one.severity for one in look(repo, made(repo, {"a.py": before}))] == ["approve"]
 
 
 @pytest.mark.parametrize("place", [0, WINDOW - 20, WINDOW - OVERLAP, 3 * WINDOW])
@@ -216,7 +226,7 @@ EVIL = "we`ird\n\x1b[31m|~~~\u202e.bin"
 
 
 def test_a_path_is_shown_escaped(repo: Path) -> None:
-    found = look(repo, work(repo, {EVIL: b"\0", "b.bin": b"\0"}))
+    found = look(repo, made(repo, {EVIL: b"\0", "b.bin": b"\0"}))
     shown = visible(EVIL)
     assert shown == "we`ird\\n\\x1b[31m|~~~\\u202e.bin"
     assert [one.path for one in found] == ["b.bin", shown]
@@ -275,7 +285,7 @@ def test_a_wrong_policy_is_told_in_one_line(text: str, says: str) -> None:
 
 def test_the_rules_are_those_of_the_target(tmp_path: Path) -> None:
     repo = make_repo(tmp_path / "repo", {"mergewright.toml": "[policy]\ndeny = ['x']\n[queue]\nprotected = ['ci/']\n"})
-    head = work(repo, {"mergewright.toml": "[policy]\noff = ['deny']\n", "x": "1\n", "ci/run": "1\n"})
+    head = made(repo, {"mergewright.toml": "[policy]\noff = ['deny']\n", "x": "1\n", "ci/run": "1\n"})
     repository: Repository = open_repository(str(repo))
     rules = rules_on(repository, "refs/heads/main", repository.tip("main"))
     found = preflight(repository, repository.tip("main"), head, "merge", rules)
