@@ -2,7 +2,7 @@
 
 worktrees/<key>/            a task's worktree (a shared clone)
 worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
-runs/<key>/                 a task's bulk: ref.json (whose it is), task.json, turns/, sessions/, gates/, plan.md …
+runs/<key>/                 a task's bulk: ref.json (whose it is), task.json, turns/, sessions/, gates/, policy/ …
 repositories/<id>/          per repository: repository.json (which one), landing.lock, landing.json, slots/,
                             candidates/ of its merge queues, gates/ (logs of the queues' runs), results/ (gates that
                             have passed, by tree)

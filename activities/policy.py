@@ -18,6 +18,8 @@ from activities.protected import SETTINGS_FILE
 from activities.settings import Policy, PolicyRule
 
 DAY_SECONDS = 86_400
+MOST_CHARACTERS = 500
+"""Of a path or a text in a finding."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Rules:
         return Finding(
             rule=rule,
             severity=severity,
-            path=visible(path),
+            path=_cut(visible(path)),
             line=line,
-            text=visible(text),
+            text=_cut(visible(text)),
             remedy=RULES[rule].remedy.format(target=self.target),
         )
 
@@ -48,6 +50,11 @@ class Rules:
 def visible(text: str) -> str:
     """In one line: what would move a cursor, break a line or turn the direction of writing is written as its escape."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _cut(text: str) -> str:
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]}…{text[-half:]}"
 
 
 @lru_cache(maxsize=64)

@@ -25,6 +25,7 @@ from activities.site import short_ref, write_atomically
 
 SCANNED_BYTES = 8 * 2**20
 """A larger file is not read for secrets and markers; `max_file_kb` keeps such files out."""
+LONGEST_PATH = 4_096
 AT_ONCE_BYTES = 32 * 2**20
 """Of files in memory together."""
 TABLE_BYTES = 2_900
@@ -131,9 +132,11 @@ class _Reader:
         self.sizes = change.sizes(git, {blob for entry in kept for blob in (entry.new, *entry.olds)})
 
     def links(self) -> Iterator[tuple[str, str]]:
+        """Symbolic links and where they point to. What is too long to be a path leads nowhere that is known."""
         there = [entry for entry in self.entries if entry.mode == change.LINK and not entry.commit]
-        found = change.contents(self.git, {entry.new for entry in there})
-        return ((entry.path, printable(found[entry.new])) for entry in there)
+        short = {entry.new for entry in there if self.sizes.get(entry.new, LONGEST_PATH) < LONGEST_PATH}
+        found = change.contents(self.git, short)
+        return ((entry.path, printable(found.get(entry.new, b"/..."))) for entry in there)
 
     def texts(self) -> Iterator[tuple[Entry, list[str], list[int]]]:
         """Every version of a text file: its lines, and which of them are in none of those that it was before."""

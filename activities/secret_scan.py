@@ -7,6 +7,7 @@ what they find at its provider.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,12 +17,19 @@ WINDOW, OVERLAP = 2_000, 300
 """Characters of a line that are looked at together, for some patterns take time by the square of them. No pattern of
 the default plugins needs more than the overlap to match."""
 
+_MORE = {
+    "Anthropic API Key": re.compile(r"sk-ant-[a-z0-9]{2,10}-[A-Za-z0-9_-]{40,}"),
+    "GitHub Token": re.compile(r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}"),
+    "Google API Key": re.compile(r"AIza[A-Za-z0-9_-]{35}"),
+}
+"""What detect-secrets 1.5 does not know yet: among them the keys of agents that we run."""
+
 
 @dataclass(frozen=True)
 class Secret:
     kind: str
     fingerprint: str
-    """Of its line, kind and file: 16 hex digits, which tell nothing of it."""
+    """Of the secret, its kind and its file: 16 hex digits, which tell nothing of it."""
     line: int
     claimed: bool
     """The line, or the one before it, has a comment that it is none."""
@@ -54,16 +62,27 @@ def scan(path: str, lines: Sequence[str], added: Iterable[int], detectors: Seque
     plugins = _plugins(tuple(detectors))
     for index in added:
         line = lines[index]
-        kinds = {
-            secret.type
-            for part in _windows(line)
-            for plugin in plugins
-            for secret in plugin.analyze_line(filename=path, line=part, line_number=index + 1)
-            if not _is_placeholder(secret.secret_value)
-        }
-        if kinds:
+        found: dict[str, set[str]] = {}
+        for part in _windows(line):
+            for kind, value in (*_by_plugins(plugins, path, part), *_by_patterns(part)):
+                found.setdefault(kind, set()).add(value)
+        if found:
             claimed = _is_claimed(path, line, lines[index - 1] if index else "")
-            yield from (Secret(kind, _fingerprint(kind, path, line), index + 1, claimed) for kind in sorted(kinds))
+            for kind, values in sorted(found.items()):
+                yield Secret(kind, _fingerprint(kind, path, *sorted(values)), index + 1, claimed)
+
+
+def _by_plugins(plugins: Iterable[Any], path: str, text: str) -> Iterator[tuple[str, str]]:
+    for plugin in plugins:
+        values = {one.secret_value for one in plugin.analyze_line(filename=path, line=text)}
+        if not all(map(_is_placeholder, values)):
+            # Of some tokens a plugin gives no more than the prefix.
+            whole = {match.group() for regex in getattr(plugin, "denylist", ()) for match in regex.finditer(text)}
+            yield from ((plugin.secret_type, value) for value in whole or values)
+
+
+def _by_patterns(text: str) -> Iterator[tuple[str, str]]:
+    return ((kind, match.group()) for kind, regex in _MORE.items() for match in regex.finditer(text))
 
 
 def _windows(line: str) -> Iterator[str]:
@@ -91,6 +110,5 @@ def _is_claimed(path: str, line: str, before: str) -> bool:
     return is_line_allowlisted(path, line.rstrip("\r"), CodeSnippet([before.rstrip("\r"), line], 0, 1))
 
 
-def _fingerprint(kind: str, path: str, line: str) -> str:
-    """By the line: of some tokens the plugins give no more than the prefix."""
-    return hashlib.sha256("\0".join((kind, path, line.strip())).encode("utf-8", "replace")).hexdigest()[:16]
+def _fingerprint(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:16]

@@ -223,9 +223,18 @@ BINARIES = [f"*.{ending}" for ending in "png jpg jpeg gif webp ico pdf woff woff
 
 HOOKS = [
     *(".husky/", ".githooks/", ".hooks/", ".pre-commit-config.yaml", ".pre-commit-hooks.yaml"),
-    *("lefthook.yml", ".lefthook.yml", "lefthook-local.yml", ".overcommit.yml", ".lintstagedrc*", ".yarnrc.yml"),
+    *("lefthook.yml", ".lefthook.yml", "lefthook-local.yml", ".overcommit.yml", ".lintstagedrc*"),
+    *(
+        ".claude/settings.json",
+        ".claude/hooks/",
+        ".mcp.json",
+        ".codex/",
+        ".gemini/settings.json",
+        ".qwen/settings.json",
+    ),
+    *("opencode.json", ".opencode/plugin/"),
 ]
-"""What runs on the machines of those who check the branch out."""
+"""What git, or an agent's CLI, runs on the machines of those who check the branch out."""
 
 DETECTORS = [
     *("AWSKeyDetector", "AzureStorageKeyDetector", "DiscordBotTokenDetector", "GitHubTokenDetector"),
@@ -233,8 +242,8 @@ DETECTORS = [
     *("PypiTokenDetector", "SendGridDetector", "SlackDetector", "SquareOAuthDetector", "StripeDetector"),
     *("TelegramBotTokenDetector", "TwilioKeyDetector"),
 ]
-"""Those of detect-secrets that know a secret by its form. High entropy, and words such as `password`, are not among
-them: they are wrong too often."""
+"""Those of detect-secrets that know a secret by its form. High entropy, URLs with a password, and words such as `token`
+are not among them: they are wrong too often."""
 
 
 class Policy(Model):

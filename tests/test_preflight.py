@@ -207,8 +207,31 @@ def test_a_secret_is_never_shown_and_can_be_let_through(repo: Path) -> None:
     assert look(repo, head, not_secret=[fingerprint]) == []
     [claimed] = look(repo, made(repo, {"a.py": f"token = '{TOKEN}'  # pragma: allowlist secret\n"}))
     assert (claimed.severity, for_leave([claimed])) == ("approve", ["a.py (secret)"])
+    first = made(repo, {"a.py": f"token = '{TOKEN}'\n"})
+    later = made(repo, {"a.py": f"token = '{TOKEN}'  # pragma: allowlist secret\n"}, first)
+    assert [one.severity for one in look(repo, later)] == ["approve"]  # it says so of the earlier commit too
     before = f"# pragma: allowlist nextline secret\ntoken = '{TOKEN}'\n"
     assert [one.severity for one in look(repo, made(repo, {"a.py": before}))] == ["approve"]
+
+
+TOKENS = {
+    "AWS Access Key": "AKIA" + "QWERTYUIOP123456",
+    "Anthropic API Key": "sk-ant-" + "api03-" + "aB3_" * 20,
+    "GitHub Token": "github_pat_" + "aB3d" * 5 + "xy_" + "aB3d" * 14 + "xyz",
+    "GitLab Token": "glpat-" + "aB3d" * 6,
+    "Google API Key": "AIza" + "aB3-" * 8 + "xyz",
+    "Slack Token": "xoxb-" + "123456789012-123456789012-aB3dE",
+    "Stripe Access Key": "sk_live_" + "aB3d" * 6,
+}
+
+
+@pytest.mark.parametrize(("kind", "token"), TOKENS.items())
+def test_a_token_is_known_by_its_form(kind: str, token: str) -> None:
+    lines = ["import os", f'"key": "{token}",', "", f'"key": "{token[::-1]}"']
+    [one] = scan("a.json", lines, range(4), DETECTORS)
+    assert (one.kind, one.line) == (kind, 2)
+    [other] = scan("a.json", [token.replace("B", "C").replace("W", "X").replace("E", "F")], [0], DETECTORS)
+    assert other.fingerprint != one.fingerprint
 
 
 @pytest.mark.parametrize("place", [0, WINDOW - 20, WINDOW - OVERLAP, 3 * WINDOW])
