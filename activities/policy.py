@@ -161,10 +161,9 @@ def by_twin(rules: Rules, there: Collection[str], new: Collection[str]) -> Itera
 
 def twins(there: Collection[str], new: Collection[str]) -> list[tuple[str, str]]:
     """Each new file or folder with another one of the same letters."""
-    names = {name for path in there for name in _names(path)}
-    old = {name for path in there if path not in new for name in _names(path)}
+    old = _names(path for path in there if path not in new)
     alike: dict[str, list[str]] = {}
-    for name in sorted(names):
+    for name in sorted(old | _names(new)):
         alike.setdefault(name.lower(), []).append(name)
     return [
         (name, next(other for other in some if other != name))
@@ -175,7 +174,8 @@ def twins(there: Collection[str], new: Collection[str]) -> list[tuple[str, str]]
     ]
 
 
-def _names(path: str) -> Iterator[str]:
-    """The path, and every folder that it is in."""
-    parts = path.split("/")
-    return ("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+def _names(paths: Iterable[str]) -> set[str]:
+    """With every folder that they are in."""
+    names = set(paths)
+    folders = {path.rpartition("/")[0] for path in names} - {""}
+    return names | _names(folders) if folders else names

@@ -63,6 +63,7 @@ async def test_prompts_diffs_and_output_are_not_in_the_history(kit: Kit) -> None
     say = f"{bulk}; echo; echo COMPLETE_AND_READY_FOR_MERGE"
     agent = {"runtime": "command", "command": ["/bin/sh", "-c", say]}
     reviewer = kit.agent(reviewer=[{"say": "VERDICT: APPROVED"}])
+    commit(kit.repo, {"mergewright.toml": "[policy]\noff = ['lines', 'size']\n"})
     async with kit.worker():
         handle = await kit.start(kit.input(agent=agent, reviewers=[reviewer], description="d" * 100_000))
         assert (await handle.result()).outcome == "merged"
