@@ -125,6 +125,7 @@ class MergeActivities:
         )
         base = repository.tip(ref.target)
         settings = settings_on(repository, base)
+        # What its agent had to mend it has mended; what is found only now, on a newer target, waits for a person.
         found = preflight(repository, base, given.head, given.strategy, rules_on(repository, ref.target, base))
         with repository.git() as git:
             tip = base_of(repository, ref.target, settings.checkout, settings.push) if given.after else base

@@ -13,7 +13,7 @@ from pathspec import GitIgnoreSpec
 
 from activities.contracts import Finding
 from activities.faults.policy import RULES
-from activities.git.change import FILES, SUBMODULE, Commit, Entry
+from activities.git.change import FILES, LINK, SUBMODULE, Commit, Entry
 from activities.protected import SETTINGS_FILE
 from activities.settings import Policy, PolicyRule
 
@@ -70,13 +70,15 @@ def by_path(rules: Rules, entries: Iterable[Entry]) -> Iterator[Finding]:
     policy = rules.policy
     for entry in entries:
         path = entry.path
-        if rules.looks("deny", path) and matches(policy.deny, path):
+        # What a link or a submodule stands for is a folder to whoever follows it: `.husky/` means `.husky` too.
+        name = f"{path}/" if entry.mode in (LINK, SUBMODULE) else path
+        if rules.looks("deny", path) and matches(policy.deny, name):
             yield rules.finding("deny", "must not change", path)
-        if policy.allow and rules.looks("allow", path) and not matches(policy.allow, path):
+        if policy.allow and rules.looks("allow", path) and not matches(policy.allow, name):
             yield rules.finding("allow", "is not among what may change", path)
-        if path == SETTINGS_FILE or (rules.looks("protected", path) and matches(rules.protected, path)):
+        if path == SETTINGS_FILE or (rules.looks("protected", path) and matches(rules.protected, name)):
             yield rules.finding("protected", "decides how others' work is tested", path)
-        elif rules.looks("hook", path) and matches(policy.hooks, path):
+        elif rules.looks("hook", path) and matches(policy.hooks, name):
             yield rules.finding("hook", "runs on the machines of others", path)
         if SUBMODULE in (entry.old_mode, entry.mode) and rules.looks("submodule", path):
             yield rules.finding("submodule", _move(entry), path)

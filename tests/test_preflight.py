@@ -159,6 +159,13 @@ def test_a_link_out_of_the_tree_waits_for_a_person(repo: Path, link: str, out: b
     assert [(one.rule, one.severity, one.path) for one in found] == ([("link", "approve", "ci/link")] if out else [])
 
 
+@pytest.mark.parametrize("rule", ["deny", "hook"])
+def test_a_link_in_the_place_of_a_folder_is_that_folder(repo: Path, rule: PolicyRule) -> None:
+    head = made(repo, {".husky": "src", "husky": "src"}, mode="120000")
+    policy = {"deny": [".husky/"], "off": ["hook"]} if rule == "deny" else {}
+    assert [(one.rule, one.path) for one in look(repo, head, **policy)] == [(rule, ".husky")]
+
+
 def test_a_submodule_that_moves_waits_for_a_person(repo: Path) -> None:
     head = made(repo, {"ci/lib": "a" * 40}, mode="160000")
     assert told(look(repo, head)) == ["submodule: ci/lib: submodule moves from nothing to aaaaaaaaaa"]
