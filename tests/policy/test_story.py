@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt  # comes with rich
 
-from activities.contracts import Evidence, QuotaConfig, Usage
+from activities.contracts import Evidence, Finding, QuotaConfig, Usage
 from workflows.contracts import (
     Blocked,
     BlockedReason,
@@ -151,6 +151,13 @@ def test_a_task_that_waits_says_for_what_and_how_to_move_it_on() -> None:
     assert code(story) == [command]
 
 
+def test_what_the_policy_finds_is_shown_as_text() -> None:
+    finding = Finding(rule="secret", severity="mend", path="[a](http://b)*.py", line=3, text="GitHub Token")
+    story = task_story(status(findings=[finding]), [])
+    assert "secret: [a](http://b)*.py:3: GitHub Token" in text(story)
+    assert "mend: " in text(story)
+
+
 def test_a_blocked_task_says_why_with_the_evidence() -> None:
     blocked = Blocked(reason=BlockedReason.GATES_RED, text="5 times: test\nassert 1 == 2")
     story = task_story(status(stage=Stage.BLOCKED, blocked=blocked, reason="not this"), [])
@@ -178,7 +185,7 @@ def test_the_plan_is_shown_until_the_task_has_ended() -> None:
 
 def test_what_there_is_not_is_not_mentioned() -> None:
     story = task_story(status(), [])
-    for word in ("Blocked", "Waits", "Plan", "Saved", "Ignored", "Turns", "~~~", "```"):
+    for word in ("Blocked", "Waits", "Plan", "Policy", "Saved", "Ignored", "Turns", "~~~", "```"):
         assert word not in story
 
 
