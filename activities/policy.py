@@ -108,7 +108,8 @@ def by_size(
         if entry.mode not in FILES:
             continue
         size = sizes.get(entry.new, 0)
-        if size > most * 1_024 and rules.looks("size", entry.path):
+        was = max((sizes.get(old, 0) for old in entry.olds), default=0)
+        if was <= most * 1_024 < size and rules.looks("size", entry.path):
             yield rules.finding("size", f"{size / 1_024:.0f} KB, at most {most}", entry.path)
         binary = lines.get(entry.path, 0) is None
         if binary and rules.looks("binary", entry.path) and not matches(rules.policy.binaries, entry.path):

@@ -221,6 +221,8 @@ PolicyRule = Literal[
 
 BINARIES = [f"*.{ending}" for ending in "png jpg jpeg gif webp ico pdf woff woff2 ttf otf".split()]
 
+EXEMPT: dict[PolicyRule, list[str]] = {"lines": ["*.lock", "package-lock.json", "pnpm-lock.yaml", "go.sum"]}
+
 HOOKS = [
     *(".husky/", ".githooks/", ".hooks/", ".pre-commit-config.yaml", ".pre-commit-hooks.yaml"),
     *("lefthook.yml", ".lefthook.yml", "lefthook-local.yml", ".overcommit.yml", ".lintstagedrc*"),
@@ -253,8 +255,8 @@ class Policy(Model):
     """Not looked at. A change of `mergewright.toml` itself always waits for a person."""
     approve: list[PolicyRule] = []
     """An operator may let it land; the agent is not asked to mend it."""
-    exempt: dict[PolicyRule, list[str]] = {}
-    """Paths that a rule does not look at, and does not count."""
+    exempt: dict[PolicyRule, list[str]] = EXEMPT
+    """Paths that a rule does not look at, and does not count; for rules that are not named, the default stays."""
     allow: list[str] = []
     """Nothing else may change; empty: everything may."""
     deny: list[str] = []
@@ -278,6 +280,11 @@ class Policy(Model):
     """A regular expression that the first line of each commit's message must match; merges need not."""
     max_subject: int = Field(0, ge=0, strict=True)
     """Characters of it; 0: any number."""
+
+    @field_validator("exempt")
+    @classmethod
+    def _with_defaults(cls, exempt: dict[PolicyRule, list[str]]) -> dict[PolicyRule, list[str]]:
+        return {**EXEMPT, **exempt}
 
     @field_validator("subject")
     @classmethod

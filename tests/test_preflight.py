@@ -75,7 +75,8 @@ CASES: list[tuple[PolicyRule, dict[str, Any], Files, Files]] = [
     ("deny", {"deny": ["*.md"]}, {"README.md": None}, {"README.rst": "1\n"}),
     ("allow", {"allow": ["src/", "docs/"]}, {"other": "1\n"}, {"src/deep/er": "1\n"}),
     ("lines", {"max_lines": 3}, {"a": "1\n2\n3\n4\n"}, {"a": "1\n2\n3\n"}),
-    ("lines", {"max_lines": 3, "exempt": {"lines": ["*.lock"]}}, {"a": "1\n" * 4}, {"a.lock": "1\n" * 4}),
+    ("lines", {"max_lines": 3, "exempt": {"secret": ["x"]}}, {"a": "1\n" * 4}, {"a.lock": "1\n" * 4}),
+    ("lines", {"max_lines": 3, "exempt": {"lines": ["a"]}}, {"a.lock": "1\n" * 4}, {"a": "1\n" * 4}),
     ("files", {"max_files": 1}, {"a": "1\n", "b": "1\n"}, {"a": "1\n"}),
     ("size", {"max_file_kb": 1}, {"a": "x" * 1_025}, {"a": "x" * 1_024}),
     ("binary", {}, {"a.bin": b"\0\1"}, {"a.png": b"\0\1"}),
@@ -200,6 +201,12 @@ def test_a_twin_of_what_has_landed_meanwhile(tmp_path: Path) -> None:
     head = made(repo, {"docs/new.md": "1\n", "old.md": "1\n", "Old.md": None})
     commit(repo, {"docs/New.md": "1\n"})
     assert told(look(repo, head)) == ["case: docs/new.md: differs only in case from docs/New.md"]
+
+
+def test_a_file_that_was_too_large_before_may_change(repo: Path) -> None:
+    large = made(repo, {"a": "x" * 3_000})
+    assert look(repo, made(repo, {"a": "y" * 4_000}, large), base=large, max_file_kb=2) == []
+    assert [one.rule for one in look(repo, large, max_file_kb=2)] == ["size"]
 
 
 def test_a_moved_file_brings_no_new_secret(repo: Path) -> None:
@@ -333,5 +340,5 @@ def test_every_rule_has_its_words() -> None:
 def test_the_example_in_the_readme_is_a_policy() -> None:
     [example] = re.findall(r"```toml\n(\[policy\]\n.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     policy = policy_settings(example.encode())
-    assert policy.exempt == {"secret": ["tests/keys/"]}
+    assert policy.exempt["secret"] == ["tests/keys/"]
     assert {"max_lines", "subject", "not_secret"} <= policy.model_fields_set

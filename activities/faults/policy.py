@@ -44,7 +44,7 @@ RULES: dict[PolicyRule, Rule] = {
     ),
     "size": Rule(
         "mend",
-        "a file larger than `max_file_kb`",
+        "a file that becomes larger than `max_file_kb`",
         "Do not commit large files. Take them out, or make them smaller.",
     ),
     "binary": Rule(
