@@ -101,44 +101,52 @@ class History(RuleBasedStateMachine):
     def running(self) -> list[Task]:
         return [task for task in self.tasks if task.state == "running"]
 
-    @rule(data=st.data(), name=st.sampled_from(["a", "b", "dir/c", IGNORED]), stage=st.booleans())
+    @rule(data=st.data(), name=st.sampled_from(["a", "b", "dir/c", IGNORED]), staged=st.booleans())
     @precondition(lambda self: self.running())
-    def write(self, data: st.DataObject, name: str, stage: bool) -> None:
-        """An untracked file, a change, and with `stage` what is in the index only, once it is written again."""
+    def write(self, data: st.DataObject, name: str, staged: bool) -> None:
+        """An untracked file, or a change; with `staged`, what was staged is in the index only."""
         task = data.draw(st.sampled_from(self.running()))
+        self.put(task, name)
+        if staged:
+            git(task.worktree.path, "add", "-A")
+            self.put(task, name)
+
+    def put(self, task: Task, name: str) -> None:
         file = task.worktree.path / task.ref.task_id / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"%d\n" % next(numbers))
-        if stage:
-            git(task.worktree.path, "add", "-A")
 
-    @rule(data=st.data(), how=st.sampled_from(["commit", "amend", "reset", "stash", "detach", "by us", "delete"]))
+    @rule(data=st.data(), how=st.sampled_from(["stay", "amend", "reset", "stash", "detach", "by us", "delete"]))
     @precondition(lambda self: self.running())
-    def change(self, data: st.DataObject, how: str) -> None:
+    def commit(self, data: st.DataObject, how: str) -> None:
+        """A commit, and what becomes of it."""
         task = data.draw(st.sampled_from(self.running()))
         path = task.worktree.path
-        if how == "by us":
-            task.worktree.commit_all("work")
-        elif how == "delete":
-            shutil.rmtree(path / task.ref.task_id, ignore_errors=True)
-        elif how == "detach":
+        if how == "detach":
             git(path, "checkout", "-q", "--detach")
-        elif how == "stash":
-            run_git(path, "stash", "--include-untracked", "-q", check=False)
-            if git(path, "stash", "list"):
-                task.owed |= self.blobs(path, "refs/stash", "refs/stash^2", "refs/stash^3")
+        self.put(task, "committed")
+        git(path, "add", "-A")
+        git(path, "commit", "-q", "-m", "work")
+        task.owed |= self.blobs(path, "HEAD")
+        self.put(task, "committed")
+        if how == "amend":
+            git(path, "commit", "-q", "-a", "--amend", "-m", "amended")
         elif how == "reset":
-            if git(path, "rev-parse", "HEAD") != task.worktree.base():
-                git(path, "reset", "-q", "--hard", "HEAD~1")
-        else:
-            amend = how == "amend" and git(path, "rev-parse", "HEAD") != task.worktree.base()
-            git(path, "commit", "-q", "-a", "--allow-empty", "-m", "work", *(["--amend"] if amend else []))
+            git(path, "reset", "-q", "--hard", "HEAD~1")
+        elif how == "stash":
+            git(path, "stash", "--include-untracked", "-q")
+            task.owed |= self.blobs(path, "refs/stash", "refs/stash^2", "refs/stash^3")
+        elif how == "delete":
+            shutil.rmtree(path / task.ref.task_id)
+        elif how == "by us":
+            task.worktree.commit_all("work")
         task.owed |= self.blobs(path, "HEAD")
 
     @rule(data=st.data())
     @precondition(lambda self: self.running())
     def end_a_turn(self, data: st.DataObject) -> None:
         task = data.draw(st.sampled_from(self.running()))
+        self.put(task, "of a turn")
         turns.keep(task.worktree, str(next(numbers)))
         task.of_turns |= self.files(task)
 
@@ -259,6 +267,7 @@ TestCleanUpNeverLoses.settings = settings(
     max_examples=100 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 6,
     stateful_step_count=15,
     deadline=None,
+    report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a history as it failed is told; a shorter one takes minutes
 )
