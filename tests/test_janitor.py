@@ -26,6 +26,7 @@ from activities.overlaps import note_ref
 from activities.runs import state_of
 from activities.settle import settle
 from activities.site import Site, task_branch
+from console.clean import clean
 from console.doctor import cleaned_up
 from service.schedule import schedule_id
 from tests.git.repos import git
@@ -322,7 +323,7 @@ async def test_an_operator_cleans_up_and_sees_what_is_left(kit: Kit) -> None:
     assert finding.state == "warning"
     assert "does not know its task elsewhere" in finding.text
     assert "starter.py clean --over elsewhere" in finding.text
-    await starter(kit, "clean", "--over", "elsewhere", *flags)
+    await clean(kit.client, kit.home.root, False, ["elsewhere"])  # as --over says
     assert kit.worktrees() == []
     assert [kit.show("work.txt", ref) for ref in kit.refs() if "elsewhere" in ref] == ["of elsewhere"]
     assert [finding.state for finding in cleaned_up(kit.home.root)] == ["ok"]

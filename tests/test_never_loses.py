@@ -264,7 +264,7 @@ class History(RuleBasedStateMachine):
 
 TestCleanUpNeverLoses = History.TestCase
 TestCleanUpNeverLoses.settings = settings(
-    max_examples=100 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 6,
+    max_examples=100 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 5,
     stateful_step_count=15,
     deadline=None,
     report_multiple_bugs=False,
