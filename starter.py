@@ -23,6 +23,7 @@ from activities.home import Home, default_home
 from console import clean as cleaning
 from console import doctor as check
 from console import inputs, queue_commands, salvage_commands
+from console.codec_server import UI, CodecServer
 from console.costs import By, Spent, cost_table, spendings
 from console.costs import as_json as costs_as_json
 from console.demo import demo as run_demo
@@ -33,6 +34,8 @@ from console.quotas import handle_id as quota_handle_id
 from console.quotas import quota_table
 from console.quotas import quotas as all_quotas
 from console.turn_log import Wanted, show
+from service import connect as temporal
+from service.codec import BadKey, codec
 from service.connect import TASK_QUEUE
 from service.devserver import CannotServe
 from service.leave import run_and_leave
@@ -42,6 +45,20 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(salvage_commands.app, name="salvage")
 app.add_typer(queue_commands.app, name="queue")
 app.command()(queue_commands.land)
+
+
+@app.callback()
+def connection(
+    profile: temporal.Profile = None,
+    api_key: temporal.ApiKey = None,
+    tls: temporal.Tls = None,
+    tls_ca_path: temporal.TlsCaPath = None,
+    tls_cert_path: temporal.TlsCertPath = None,
+    tls_key_path: temporal.TlsKeyPath = None,
+    tls_server_name: temporal.TlsServerName = None,
+) -> None:
+    """The operator's door: start tasks, watch them, move them on, and get saved work back."""
+    temporal.use(profile, api_key, tls, tls_ca_path, tls_cert_path, tls_key_path, tls_server_name)
 
 
 @app.command()
@@ -208,6 +225,22 @@ def list_tasks(address: Address = None, namespace: Namespace = None) -> None:
         console.print(table)
 
     run(go())
+
+
+@app.command("codec-server")
+def codec_server(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8234,
+    origin: Annotated[list[str] | None, typer.Option(help=f"Of the web UI; may be repeated (default: {UI}).")] = None,
+) -> None:
+    """Decrypt payloads for the web UI and the temporal CLI on this host. Example: starter.py codec-server"""
+    try:
+        server = CodecServer(port, origin or [UI], codec())
+    except (BadKey, OSError) as problem:
+        typer.echo(f"starter: {problem}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"http://127.0.0.1:{server.server_port} decrypts for {', '.join(server.origins)} and --codec-endpoint")
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 def _verb(name: str, help_text: str, argument: str | None, required: bool) -> None:

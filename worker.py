@@ -13,7 +13,8 @@ import structlog
 import typer
 
 from activities.home import Home, default_home
-from service.connect import TASK_QUEUE, connect, connect_config, quiet_runtime
+from service import connect as temporal
+from service.connect import TASK_QUEUE, connect, quiet_runtime
 from service.devserver import CannotServe, DevServer
 from service.leave import run_and_leave
 from service.logs import configure_logging
@@ -35,9 +36,17 @@ def main(
     agents: Annotated[int, typer.Option(min=1, help="Agents' turns at once.")] = 4,
     gate_slots: Annotated[int, typer.Option(min=1, help="Gate runs at once.")] = max(1, (os.cpu_count() or 1) // 2),
     host: Annotated[str, typer.Option(help="Name of this host; it must survive a restart.")] = socket.gethostname(),
+    profile: temporal.Profile = None,
+    api_key: temporal.ApiKey = None,
+    tls: temporal.Tls = None,
+    tls_ca_path: temporal.TlsCaPath = None,
+    tls_cert_path: temporal.TlsCertPath = None,
+    tls_key_path: temporal.TlsKeyPath = None,
+    tls_server_name: temporal.TlsServerName = None,
 ) -> None:
     """Serve tasks until interrupted. Example: python worker.py --dev --agents 8"""
     configure_logging()
+    temporal.use(profile, api_key, tls, tls_ca_path, tls_cert_path, tls_key_path, tls_server_name)
     folder = Home((home or default_home()).resolve())
     try:
         asyncio.run(_serve(dev, port, ui_port, address, namespace, task_queue, folder, agents, gate_slots, host))
@@ -59,11 +68,7 @@ async def _serve(
         if server is not None:
             address, namespace = await server.ensure(), "default"
             keeping = asyncio.create_task(server.keep())
-        try:
-            client = await connect(address, namespace, runtime=quiet_runtime())
-        except RuntimeError as error:
-            wanted = connect_config(address, namespace)["target_host"]
-            raise CannotServe(f"no Temporal server at {wanted}: start one, or use --dev ({error})") from None
+        client = await connect(address, namespace, plain=dev, runtime=quiet_runtime())
         await run_worker(client, home, host, task_queue, agents, gate_slots, stop)
     finally:
         if keeping is not None:

@@ -14,10 +14,14 @@ salvage_days = 90
 
 [disk]                          # before a worktree is made: see Disk
 floor_gb = 5
+[environment]
+allow = ["NPM_TOKEN"]           # variables that a task's agents may be given: `env = { NPM_TOKEN = "$NPM_TOKEN" }`
 """
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -26,6 +30,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from activities.agents.base import Runtime
+from activities.masking import MASKS
 from activities.process import base_environment
 from activities.settings import AgentSpec, Model, explain
 
@@ -83,10 +88,21 @@ class Disk(Model):
     """What the data folder may hold for one repository."""
 
 
+class Environment(Model):
+    """What a task may have of the worker's environment."""
+
+    allow: list[str] = []
+    """Variables that `env` of an agent may name as `$NAME`: so a secret is in no task's input, and in no history."""
+
+
+_REFERENCE = re.compile(r"\$(\$?)([A-Za-z_]\w*)", re.ASCII)
+
+
 class Config(Model):
     accounts: dict[str, Account] = {}
     keep: Keep = Keep()
     disk: Disk = Disk()
+    environment: Environment = Environment()
 
     def account(self, name: str) -> Account:
         """`anthropic/work`; `anthropic` stands for `anthropic/default`."""
@@ -99,12 +115,38 @@ class Config(Model):
         """The variables of the worker that hold accounts' keys."""
         return {account.key for account in self.accounts.values() if account.key}
 
+    def filled_in(self, env: Mapping[str, str], worker: Mapping[str, str]) -> dict[str, str]:
+        """`env` of an agent, with the worker's values for `$NAME`; `$$NAME` is the text `$NAME`. Raises BadConfig."""
+        return {name: self._value(name, text, worker) for name, text in env.items()}
+
+    def _value(self, name: str, text: str, worker: Mapping[str, str]) -> str:
+        found = _REFERENCE.fullmatch(text)
+        if found is None:
+            return text
+        escaped, wanted = found.groups()
+        if escaped:
+            return text[1:]
+        if wanted not in self.environment.allow:
+            raise BadConfig(
+                f"env.{name}: the worker gives nobody ${wanted}: list it in {CONFIG_FILE} under [environment] allow, "
+                f"or write $${wanted} for the text itself"
+            )
+        if wanted not in worker:
+            raise BadConfig(f"env.{name}: the variable {wanted} is not set in the worker's environment")
+        return worker[wanted]
+
 
 def load(home: Path) -> Config:
-    """As the file is now; without one, the defaults. Raises BadConfig."""
+    """As the file is now; without one, the defaults. The secrets that it names are masked from now on.
+
+    Raises BadConfig.
+    """
     path = home / CONFIG_FILE
     try:
-        return Config.model_validate(tomllib.loads(path.read_text()))
+        config = Config.model_validate(tomllib.loads(path.read_text()))
+        MASKS.learn({name: os.environ[name] for name in config.keys() & os.environ.keys()}, all_of_it=True)
+        MASKS.learn({name: os.environ[name] for name in {*config.environment.allow} & os.environ.keys()})
+        return config
     except FileNotFoundError:
         return Config()
     except ValidationError as error:

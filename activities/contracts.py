@@ -160,6 +160,15 @@ TurnEnd = Literal[
 ]
 
 
+class Escape(Model):
+    """While a turn ran something changed what no turn may change: see `git.guard`."""
+
+    changed: list[str]
+    undone: list[str] = []
+    kept: str = ""
+    """Folder with what was there before it was undone."""
+
+
 class TurnResult(Model):
     end: TurnEnd
     signal: Literal["complete", "needs_followup"] | None = None
@@ -181,6 +190,9 @@ class TurnResult(Model):
     """For a free slot."""
     text: str = ""
     """File with the final text; its folder has the prompt and the raw output."""
+    escape: Escape | None = None
+    notes: list[str] = []
+    """What else has changed in the repository meanwhile; it may well have been the user."""
 
 
 class Overlap(Model):

@@ -22,6 +22,7 @@ from activities.git.repository import Repository, RepositoryProblem, open_reposi
 from activities.git.run import UnsupportedRepository
 from activities.git.worktree import create
 from activities.home import repository_id, safe_name, task_key
+from activities.masking import MASKS
 from activities.overlaps import note_ref
 from activities.process import base_environment
 from activities.protected import SETTINGS_FILE, policy_settings, queue_settings
@@ -210,9 +211,14 @@ def check_agent(field: str, agent: AgentSpec, config: Config) -> None:
     if "/" in (agent.account or "") and not account.startswith(f"{found.vendor(agent)}/"):
         invalid(f"{field}.account", f"{agent.account} is no account of {found.vendor(agent) or 'no vendor'}")
     try:
-        environment = {**agent_environment(found, config.account(account), os.environ, config.keys()), **agent.env}
+        given = agent_environment(found, config.account(account), os.environ, config.keys())
     except BadConfig as bad:
         invalid(f"{field}.account", str(bad))
+    try:
+        environment = {**given, **config.filled_in(agent.env, os.environ)}
+    except BadConfig as bad:
+        invalid(field, str(bad))
+    MASKS.learn(environment)
     if problem := found.problem(agent, environment):
         invalid(field, problem)
 

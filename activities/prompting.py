@@ -9,6 +9,7 @@ from typing import Any
 from activities.contracts import TurnInput
 from activities.git.worktree import Worktree
 from activities.home import Home
+from activities.masking import MASKS
 from activities.prompts import render
 from activities.site import read_json, short_ref
 
@@ -73,7 +74,7 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
     parts = [render("task", **values)] if whole else []
     if given.messages or commits or given.overlaps:
         parts.append(render("news", **values))
-    return Prompt(system=render("system", **values), text="\n".join([*parts, asked]))
+    return Prompt(MASKS.text(render("system", **values)), MASKS.text("\n".join([*parts, asked])))
 
 
 def _evidence(path: Path, limit: int) -> _Evidence:
@@ -96,6 +97,7 @@ def _diff(home: Home, given: TurnInput, worktree: Worktree) -> dict[str, str]:
     diff = repository.diff(repository.merge_base(target, given.commit) or target, given.commit)
     file = home.turn(given.ref.key, given.turn, given.role) / "diff.patch"
     file.write_bytes(diff)
+    MASKS.file(file)
     if len(diff) > DIFF_BYTES:
         return {"diff": "", "diff_file": str(file)}
     return {"diff": diff.decode("utf-8", "replace"), "diff_file": ""}

@@ -25,17 +25,18 @@ from activities import fence, process
 from activities.agents import runtime, signals
 from activities.agents.base import Reader, Report, Runtime, Turn, with_estimate
 from activities.config import BadConfig, Config, agent_environment, load
-from activities.contracts import TurnCaps, TurnInput, TurnResult, Usage
+from activities.contracts import Escape, TurnCaps, TurnInput, TurnResult, Usage
 from activities.drive import Caps, drive
-from activities.git import turns
+from activities.git import guard, turns
 from activities.git.clone import WorktreeBroken
 from activities.git.history import subjects
 from activities.git.run import GitError
 from activities.git.salvage import save
 from activities.git.worktree import Worktree
 from activities.home import Home
+from activities.masking import MASKS
 from activities.prompting import compose
-from activities.settings import tail
+from activities.settings import AgentSpec, tail
 from activities.site import (
     Site,
     blocking,
@@ -86,7 +87,8 @@ class TurnActivities:
             nonlocal noted, warned
             meter.reader = reader
             used = meter.used
-            shown.update(last=reader.retrying or reader.last, cost_usd=round(used.cost_usd, 4), tokens=used.tokens)
+            last = MASKS.text(reader.retrying or reader.last)
+            shown.update(last=last, cost_usd=round(used.cost_usd, 4), tokens=used.tokens)
             if reader.session and reader.session != noted and started.turn.session in (None, reader.session):
                 # As soon as it is known: should we die now, the next attempt resumes it.
                 noted = shown["session"] = reader.session
@@ -109,9 +111,13 @@ class TurnActivities:
             report, seconds = await drive(started.runtime, started.turn, started.worktree.path, bounds, lock, follow)
         except (process.Busy, process.Interrupted) as problem:
             raise ApplicationError(str(problem), type=type(problem).__name__) from problem
+        except asyncio.CancelledError:  # perhaps there is no other attempt
+            await blocking(_look_after, given, started)
+            raise
         finally:
             noting.cancel()
             meter.note(meter.used)
+        report.text, report.reason = MASKS.text(report.text), MASKS.text(report.reason)
         report.usage = started.carried + report.usage
         meter.note(report.usage)
         if report.end in ("login", "credit"):
@@ -163,6 +169,8 @@ class _Started:
     """What earlier attempts at the turn have used."""
     caps: TurnCaps
     """What this attempt may use: less than the turn, if something was used."""
+    before: guard.Guarded
+    """The user's repository, before the first attempt."""
 
 
 def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
@@ -182,6 +190,9 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     session = noted.read_text() if interrupted else given.session
     carried = Usage.model_validate(read_json(folder / "usage.json"))
     caps = _caps_left(given.caps, carried)
+    found = runtime(given.agent.runtime)
+    agent, environment = _environment(config, found, given.agent)
+    MASKS.learn({**environment, **agent.env})
     _keep_logs(folder)
     commits = _news(home, given, worktree, session)
     prompt = compose(home, given, worktree, commits, interrupted)
@@ -189,10 +200,8 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     write_atomically(folder / "agent.json", given.agent.model_dump_json(indent=1, exclude={"env"}))
     write_atomically(folder / "prompt.md", prompt.text)
     write_atomically(folder / "system.md", prompt.system)
-    found = runtime(given.agent.runtime)
-    environment = agent_environment(found, config.account(given.agent.account or ""), os.environ, config.keys())
     turn = Turn(
-        agent=given.agent,
+        agent=agent,
         role=given.role,
         task_id=ref.task_id,
         number=given.turn,
@@ -202,11 +211,47 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
         new_session=str(uuid.uuid4()),
         folder=folder,
         budget_usd=caps.cost_usd,
-        env={**environment, "TMPDIR": str(temporary), **given.agent.env},
+        env={**environment, "TMPDIR": str(temporary), **agent.env},
         # The session's sums hold the interrupted attempts too, which are counted already.
         previous=with_estimate(_figures_before(home, given, folder, session), carried),
     )
-    return _Started(folder, worktree, found, turn, carried, caps)
+    return _Started(folder, worktree, found, turn, carried, caps, _look_before(folder, worktree))
+
+
+def _look_before(folder: Path, worktree: Worktree) -> guard.Guarded:
+    """Written down: should we be killed, the next attempt finds what this one did."""
+    noted = folder / "guarded.json"
+    if noted.exists():
+        return guard.Guarded.model_validate_json(noted.read_bytes())
+    before = guard.look(worktree.repository, worktree.path / ".git")
+    write_model(noted, before)
+    return before
+
+
+def _look_after(given: TurnInput, started: _Started) -> guard.Difference:
+    """What happened to the user's repository meanwhile. What must not be is undone where that loses nothing, and noted:
+    a turn that was ended from outside is perhaps taken up again, and told then."""
+    repository, folder = started.worktree.repository, started.folder
+    after = guard.look(repository, started.worktree.path / ".git")
+    found = guard.compare(repository, started.before, after)
+    if found.escaped:
+        kept = folder / "escaped"
+        undone = guard.put_back(repository, started.before, after, kept)
+        escape = Escape(changed=list(map(MASKS.text, found.escaped)), undone=undone, kept=str(kept))
+        write_model(folder / "escape.json", escape)
+        log.warning("a turn changed what no turn may change", task=given.ref.task_id, turn=given.turn,
+                    role=given.role, changed=found.escaped, undone=undone, kept=str(kept))  # fmt: skip
+    return found
+
+
+def _environment(config: Config, found: Runtime, agent: AgentSpec) -> tuple[AgentSpec, dict[str, str]]:
+    """The agent with its `env` filled in, and what it gets of the worker's environment."""
+    try:
+        account = config.account(agent.account or "")
+        given = agent_environment(found, account, os.environ, config.keys())
+        return agent.model_copy(update={"env": config.filled_in(agent.env, os.environ)}), given
+    except BadConfig as problem:
+        raise ApplicationError(str(problem), type="BadConfig") from problem
 
 
 def _caps_left(caps: TurnCaps, carried: Usage) -> TurnCaps:
@@ -224,6 +269,7 @@ def _keep_logs(folder: Path) -> None:
     number = next(n for n in itertools.count(1) if not any((folder / f"{name}.{n}.log").exists() for name in names))
     for name in names:
         if (log_file := folder / f"{name}.log").exists():
+            MASKS.file(log_file)  # the worker may have been killed before it had read all of it
             log_file.rename(folder / f"{name}.{number}.log")
 
 
@@ -246,6 +292,11 @@ def _news(home: Home, given: TurnInput, worktree: Worktree, session: str | None)
 
 def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> TurnResult:
     """Judge the final text by the role, keep it, and put the tree back where the role must not change it."""
+    for kept in started.folder.iterdir():  # what a CLI writes beside its output
+        MASKS.file(kept)
+    meanwhile = _look_after(given, started)
+    (started.folder / "guarded.json").unlink(missing_ok=True)
+    escape = read_json(started.folder / "escape.json")
     text = started.folder / "final.md"
     write_atomically(text, report.text.encode("utf-8", "replace"))
     # A resumed CLI that died before it said its session has not lost it; one that was told so has.
@@ -253,8 +304,8 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
     if report.session:
         figures = report.cumulative or started.turn.previous
         before = _figures_before(home, given, started.folder, report.session)
-        kept = {"turn": started.folder.name, "figures": figures, "before": before}
-        write_atomically(_figures(home, given, report.session), json.dumps(kept))
+        sums = {"turn": started.folder.name, "figures": figures, "before": before}
+        write_atomically(_figures(home, given, report.session), json.dumps(sums))
     if given.commit is not None:
         save(started.worktree, task_id=given.ref.task_id, outcome=f"written by the {given.role}", kept=given.commit)
         started.worktree.put_back(given.commit)
@@ -280,6 +331,8 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         retry_after_seconds=report.retry_after_seconds,
         usage=report.usage,
         text=str(text),
+        escape=Escape.model_validate(escape) if escape else None,
+        notes=[tail(MASKS.text(note), 300) for note in meanwhile.notes],
     )
 
 

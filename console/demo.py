@@ -193,7 +193,7 @@ async def _connected(worker: subprocess.Popen[bytes], folder: Path, port: int) -
     while worker.poll() is None:
         if read_json(Home(folder / "home").temporal / "server.json"):
             try:
-                return await connect(f"127.0.0.1:{port}", "default")
+                return await connect(f"127.0.0.1:{port}", "default", plain=True)
             except RuntimeError:
                 pass
         await asyncio.sleep(0.1)

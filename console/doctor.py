@@ -40,7 +40,7 @@ from activities.contracts import CleanedUp
 from activities.home import Home
 from console.clean import size
 from console.probe import VERSION_SECONDS, Finding, Probe, RuntimeFinding, State, agents_of
-from service.connect import connect, connect_config
+from service.connect import CannotConnect, connect, connect_config
 
 GIT = (2, 38)
 """The first with `merge-tree --write-tree` and `cat-file --batch -z`."""
@@ -194,12 +194,13 @@ def _config(home: Path) -> tuple[Config | None, Finding]:
 
 async def temporal(asked: Asked) -> list[Finding]:
     """The server and, if it is there, its workers."""
-    address = connect_config(asked.address, asked.namespace)["target_host"]
+    address = asked.address or "the configured address"
 
     def broken(text: str, remedy: str) -> list[Finding]:
         return [Finding(name="temporal", state="error", text=text, remedy=remedy)]
 
     try:
+        address = connect_config(asked.address, asked.namespace)["target_host"]
         async with asyncio.timeout(RPC_SECONDS.total_seconds()):
             client = await connect(asked.address, asked.namespace)
         service = client.workflow_service
@@ -211,8 +212,11 @@ async def temporal(asked: Asked) -> list[Finding]:
             remedy = f"temporal operator namespace create --address {address} -n {client.namespace}"
             return broken(f"no namespace {client.namespace} at {address}", remedy)
         return broken(f"{address}: {one_line(error.message, 100)}", "check the address, the namespace and the API key")
-    except (RuntimeError, TimeoutError):
-        return broken(f"no server at {address}", "start one with `python worker.py --dev`, or name another --address")
+    except CannotConnect as problem:
+        text, _, remedy = str(problem).partition(": ")
+        return broken(text, remedy)
+    except TimeoutError:
+        return broken(f"no answer from {address}", "name another --address, or start one with `python worker.py --dev`")
     text = f"{system.server_version} at {address}, namespace {client.namespace}"
     return [Finding(name="temporal", state="ok", text=text), worker]
 

@@ -17,7 +17,8 @@ from activities.git.locks import Busy
 from activities.git.repository import RepositoryProblem
 from console.costs import NoTask
 from console.turn_log import NoLog
-from service.connect import connect, connect_config
+from service.codec import Undecodable
+from service.connect import CannotConnect, connect
 from service.devserver import CannotServe
 
 console = Console(highlight=False)
@@ -34,7 +35,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Any trouble that an operator can do something about is one line and exit 1."""
     try:
         return asyncio.run(work)
-    except (BadConfig, Busy, CannotServe, NoLog, NoTask, RepositoryProblem) as problem:
+    except (BadConfig, Busy, CannotServe, NoLog, NoTask, RepositoryProblem, Undecodable) as problem:
         text = str(problem)
     except WorkflowUpdateFailedError as error:
         text = str(getattr(error.cause, "message", error.cause))
@@ -47,6 +48,5 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 async def connected(address: str | None, namespace: str | None) -> Client:
     try:
         return await connect(address, namespace)
-    except RuntimeError:
-        wanted = connect_config(address, namespace)["target_host"]
-        raise CannotServe(f"no Temporal server at {wanted}: start one with `python worker.py --dev`") from None
+    except CannotConnect as problem:
+        raise CannotServe(str(problem)) from None

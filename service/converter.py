@@ -8,12 +8,15 @@ from typing import Any
 from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure
 from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter
 from temporalio.converter import (
     CompositePayloadConverter,
     DataConverter,
+    DefaultFailureConverter,
     DefaultPayloadConverter,
     JSONPlainPayloadConverter,
+    PayloadConverter,
 )
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import (
@@ -25,6 +28,7 @@ from temporalio.worker import (
 )
 
 with workflow.unsafe.imports_passed_through():
+    from activities.masking import MASKS
     from activities.settings import INVALID_TASK, explain
 
 
@@ -49,7 +53,27 @@ class StrictPayloadConverter(CompositePayloadConverter):
         )
 
 
-data_converter = DataConverter(payload_converter_class=StrictPayloadConverter)
+class MaskingFailureConverter(DefaultFailureConverter):
+    """A failure's words may hold what a program said: no secret of them gets into a history."""
+
+    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
+        super().to_failure(exception, payload_converter, failure)
+        failure.message, failure.stack_trace = MASKS.text(failure.message), MASKS.text(failure.stack_trace)
+
+
+class EncodedFailureConverter(MaskingFailureConverter):
+    """The words go into a payload, where a codec can encrypt them."""
+
+    def to_failure(self, exception: BaseException, payload_converter: PayloadConverter, failure: Failure) -> None:
+        super().to_failure(exception, payload_converter, failure)
+        words = {"message": failure.message, "stack_trace": failure.stack_trace}
+        failure.encoded_attributes.CopyFrom(payload_converter.to_payloads([words])[0])
+        failure.message, failure.stack_trace = "Encoded failure", ""
+
+
+data_converter = DataConverter(
+    payload_converter_class=StrictPayloadConverter, failure_converter_class=MaskingFailureConverter
+)
 
 
 class InputGuard(Interceptor):

@@ -132,7 +132,7 @@ class DevServer:
 
 async def _answers(address: str) -> bool:
     try:
-        client: Client = await connect(address, "default")
+        client: Client = await connect(address, "default", plain=True)
         await client.count_workflows()
     except Exception:
         return False

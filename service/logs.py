@@ -9,6 +9,8 @@ from typing import Any
 import structlog
 from temporalio import activity, workflow
 
+from activities.masking import MASKS
+
 
 def configure_logging() -> None:
     shared: list[Any] = [
@@ -21,7 +23,7 @@ def configure_logging() -> None:
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(default=str)
     )
     structlog.configure(
-        processors=[_drop_replays, *shared, structlog.processors.format_exc_info, renderer],
+        processors=[_drop_replays, *shared, structlog.processors.format_exc_info, renderer, _masked],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
@@ -29,7 +31,8 @@ def configure_logging() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, _masked],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
@@ -43,6 +46,11 @@ def _drop_replays(_: Any, __: str, event: Any) -> Any:
     if workflow.in_workflow() and workflow.unsafe.is_replaying_history_events():
         raise structlog.DropEvent
     return event
+
+
+def _masked(_: Any, __: str, line: Any) -> str:
+    """The line as it is rendered: a secret may stand anywhere in it."""
+    return MASKS.text(str(line))
 
 
 def _context(_: Any, __: str, event: Any) -> Any:

@@ -16,12 +16,14 @@ from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.branches import BranchActivities
+from activities.config import BadConfig, load
 from activities.gates import GateActivities
 from activities.home import Home
 from activities.janitor import JanitorActivities
+from activities.masking import MASKS
 from activities.merging import MergeActivities
 from activities.prepare import PrepareActivities
-from activities.process import has_namespaces
+from activities.process import base_environment, has_namespaces
 from activities.site import Site
 from activities.turn import TurnActivities
 from activities.worksite import WorksiteActivities
@@ -54,6 +56,7 @@ CLEAN_EVERY = timedelta(hours=1)
 RESCHEDULE_EVERY = 3600.0
 """Seconds: a schedule that somebody has deleted is made again."""
 GIT_AT_ONCE = 16
+OUR_KEYS = ("TEMPORAL_API_KEY", "MERGEWRIGHT_ENCRYPTION_KEY")
 THREADS = 64
 
 
@@ -132,6 +135,7 @@ async def run_worker(
     # Git and the disk are waited for in threads: a remote that does not answer must not keep others from theirs.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "blocking"))
     home.create()
+    _learn_secrets(home)
     lifeline = Lifeline(home)
     site = Site(home=home, host=host, task_queue=task_queue, client=client, gate_slots=gate_slots)
     try:
@@ -154,6 +158,16 @@ async def run_worker(
                 chore.cancel()
     finally:
         lifeline.close()
+
+
+def _learn_secrets(home: Home) -> None:
+    """What every command gets, what opens Temporal, and what the configuration names: an earlier worker gave it too."""
+    MASKS.learn(base_environment())
+    MASKS.learn({name: os.environ[name] for name in OUR_KEYS if name in os.environ}, all_of_it=True)
+    try:
+        load(home.root)
+    except BadConfig as problem:
+        log.warning("tasks cannot start", reason=str(problem))
 
 
 async def _every(seconds: float, chore: Callable[[], Awaitable[object]]) -> None:

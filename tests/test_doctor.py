@@ -91,7 +91,7 @@ async def test_lines_are_aligned_and_say_what_to_do(client: Client, tmp_path: Pa
 async def test_no_server(tmp_path: Path) -> None:
     path = programs(tmp_path / "bin", claude="echo 2.1.329")
     said = await doctor(tmp_path, "--no-probe", "--address", NOWHERE, code=1, env=path)
-    assert f"no server at {NOWHERE}: start one with `python worker.py --dev`" in said
+    assert f"no Temporal server at {NOWHERE}: nobody answers: start one with `python worker.py --dev`" in said
     assert "worker  " not in said
     assert said.splitlines()[-1] == "not ready: temporal"
 

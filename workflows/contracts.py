@@ -77,6 +77,7 @@ class BlockedReason(StrEnum):
     PLAN_TIMEOUT = "plan not approved in time"
     POLICY = "needs a person's leave to land"
     PUSH_REJECTED = "the remote does not take it"
+    ESCAPE = "changed what no turn may change"
     INFRASTRUCTURE = "our own trouble"
 
 

@@ -91,6 +91,8 @@ class TaskSteps(Leases):
         self.last_fault = ""
         self.fixup_spent = 0.0
         self.handovers: list[str] = []
+        self.meanwhile: list[str] = []
+        """What changed in the user's repository during the newest turn that saw anything change."""
         self.cut_off: TurnInput | None = None
         """The turn that runs, or was ended by what ended the task."""
         self.delivered: list[str] = []
@@ -318,7 +320,7 @@ class TaskSteps(Leases):
 
     def _warnings(self) -> list[str]:
         money = budgets.warnings(self.limits, self.ledger.usage, self.ledger.agent_seconds)
-        return [*money, *self.handovers]
+        return [*money, *self.handovers, *self.meanwhile]
 
     def _overlaps(self) -> list[str]:
         found = self.found.overlaps if self.found and not self.result else []

@@ -11,7 +11,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import CollectInput, OpenQuotaInput, TurnInput, TurnResult
+    from activities.contracts import CollectInput, Escape, OpenQuotaInput, TurnInput, TurnResult
     from activities.prepare import PrepareActivities
     from activities.settings import AgentSpec, Role
     from activities.turn import TurnActivities
@@ -35,6 +35,16 @@ REMEMBERED_MESSAGES = 20
 """Of the operators', for sessions that start later."""
 REMEMBERED_TURNS = 20
 """Whose final texts a summary is made of."""
+
+
+def escaped(what: str, escape: Escape) -> str:
+    """For the operator: what has changed, and what to do about it."""
+    text = f"while {what} ran, {'; '.join(escape.changed)}"
+    if escape.undone:
+        text += f". Undone: {', '.join(escape.undone)}; what was there is in {escape.kept}"
+    if rest := [name for name in escape.changed if name.split(" ")[0] not in escape.undone]:
+        text += f". Look at it, and undo it by hand: {', '.join(name.split(' ')[0] for name in rest)}"
+    return f"{text}. Was it you, or is all well again: continue"
 
 
 class TurnTaking(TaskSteps):
@@ -97,7 +107,11 @@ class TurnTaking(TaskSteps):
         if result.end in ("done", "max_turns", "budget", "timeout"):
             self.delivered = [*self.delivered, *self.messages[:told]][-REMEMBERED_MESSAGES:]
             self.messages = self.messages[told:]
+        if result.notes:
+            self.meanwhile = [f"while {what} ran: {note}" for note in result.notes]
         self.show()
+        if result.escape is not None:
+            self.hear(await self.block(BlockedReason.ESCAPE, escaped(what, result.escape)))
         return result
 
     def _turn_input(
