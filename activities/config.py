@@ -14,8 +14,12 @@ salvage_days = 90
 
 [disk]                          # before a worktree is made: see Disk
 floor_gb = 5
+
 [environment]
 allow = ["NPM_TOKEN"]           # variables that a task's agents may be given: `env = { NPM_TOKEN = "$NPM_TOKEN" }`
+
+[sandbox]                       # of all agents and gates
+read = ["~/.m2"]
 """
 
 from __future__ import annotations
@@ -25,13 +29,14 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from activities.agents.base import Runtime
 from activities.masking import MASKS
 from activities.process import base_environment
+from activities.sandbox import Limits, Network
 from activities.settings import AgentSpec, Model, explain
 
 CONFIG_FILE = "config.toml"
@@ -96,6 +101,66 @@ class Environment(Model):
 
 
 _REFERENCE = re.compile(r"\$(\$?)([A-Za-z_]\w*)", re.ASCII)
+Host = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?$")]
+Reach = Literal["full", "none"] | list[Host]
+
+
+def _network(given: Reach) -> Network:
+    return given if isinstance(given, str) else tuple(given)
+
+
+class Resources(Model):
+    """What one agent or one gate may use, with all that it starts; 0: as much as it likes."""
+
+    memory_gb: float | None = Field(None, ge=0)
+    """None: three quarters of what the machine has."""
+    processes: int = Field(4_096, ge=0, strict=True)
+    output_gb: float = Field(1, ge=0)
+    disk_gb: float = Field(20, ge=0)
+    open_files: int = Field(65_536, ge=0, strict=True)
+    nice: int = Field(5, ge=0, le=19, strict=True)
+
+    def limits(self) -> Limits:
+        all_memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Limits(
+            memory=(all_memory * 3 // 4 if self.memory_gb is None else round(self.memory_gb * 1e9)) or None,
+            processes=self.processes or None,
+            output=round(self.output_gb * 1e9) or None,
+            disk=round(self.disk_gb * 1e9) or None,
+            open_files=self.open_files or None,
+            nice=self.nice,
+        )
+
+
+class SandboxSettings(Model):
+    """What agents and gates see of the host. A repository can only narrow it."""
+
+    mode: Literal["auto", "on", "off"] = "auto"
+    """`auto`: a sandbox where bubblewrap works. `on`: nothing runs without one."""
+    read: list[str] = []
+    """Paths that are to be seen, absolute or from `~/`: a home is empty otherwise."""
+    write: list[str] = []
+    """Paths that may be written."""
+    hide: list[str] = []
+    """Paths that must not be seen."""
+    network: Reach = "full"
+    """`none`, or a list of hosts: `api.openai.com`, `*.openai.com`, `example.org:8443`."""
+    gate_network: Reach | None = None
+    """Of gates; none: as `network`."""
+    limits: Resources = Resources()
+
+    def network_of_agents(self) -> Network:
+        return _network(self.network)
+
+    def network_of_gates(self) -> Network:
+        return _network(self.network if self.gate_network is None else self.gate_network)
+
+    @field_validator("read", "write", "hide")
+    @classmethod
+    def _absolute(cls, paths: list[str]) -> list[str]:
+        if bad := [path for path in paths if not path.startswith(("/", "~/"))]:
+            raise ValueError(f"{bad[0]} must begin with / or ~/")
+        return paths
 
 
 class Config(Model):
@@ -103,6 +168,7 @@ class Config(Model):
     keep: Keep = Keep()
     disk: Disk = Disk()
     environment: Environment = Environment()
+    sandbox: SandboxSettings = SandboxSettings()
 
     def account(self, name: str) -> Account:
         """`anthropic/work`; `anthropic` stands for `anthropic/default`."""

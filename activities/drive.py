@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from activities import process
 from activities.agents.base import Reader, Report, Runtime, Turn, judged
 from activities.agents.resets import stated_wait
+from activities.sandbox import UNLIMITED, Limits, Sandbox
 
 RETRY_SECONDS = 90.0
 """Claude Code's retries, as we limit them, take 20 s; Codex's of a 500 take 24 s (research: agent-clis)."""
@@ -51,6 +52,8 @@ async def drive(
     caps: Caps,
     lock: Path,
     on_progress: Callable[[Reader], None] = lambda _: None,
+    sandbox: Sandbox | None = None,
+    limits: Limits = UNLIMITED,
 ) -> tuple[Report, float]:
     """The CLI's report and its seconds. `turn.folder` gets `stdout.log` and `stderr.log`.
 
@@ -65,15 +68,17 @@ async def drive(
         cwd=cwd,
         env={**turn.env, **launch.env, **turn.agent.env},
         stdin=launch.stdin.encode("utf-8", "replace"),
+        sandbox=sandbox and replace(sandbox, write=(*sandbox.write, *launch.write)),
+        limits=limits,
     )
-    limits = [caps.wall_seconds] if caps.agent_seconds is None else [caps.wall_seconds, caps.agent_seconds]
+    walls = [caps.wall_seconds] if caps.agent_seconds is None else [caps.wall_seconds, caps.agent_seconds]
     try:
         ended = await process.run(
             command,
             stdout=turn.folder / "stdout.log",
             stderr=stderr,
             lock=lock,
-            wall_seconds=min(limits),
+            wall_seconds=min(walls),
             idle_seconds=caps.idle_seconds,
             on_line=watch.line,
             finished=lambda: reader.finished,
@@ -87,6 +92,8 @@ async def drive(
     if report.end == "done":
         return report, ended.seconds
     match ended.by:
+        case "limit":
+            report.end, report.reason = "failed", f"ended, as it used more than it may: {ended.limit}"
         case "stopped":
             watch.judge(report)
         case "wall" if caps.agent_seconds is not None and caps.agent_seconds <= caps.wall_seconds:

@@ -6,19 +6,22 @@ import asyncio
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities import fence, process
+from activities import boxes, fence, process
+from activities.config import BadConfig, load
 from activities.contracts import GateResult, GatesInput, GatesResult, Tested, TestInput
 from activities.faults.project import classify
 from activities.git import slot
 from activities.git.landing import base_of
 from activities.git.repository import Repository, open_repository
 from activities.results import Results
+from activities.sandbox import Limits, Sandbox
 from activities.settings import GateSpec, tail
 from activities.site import Site, blocking, progress, worktree_of
 
@@ -62,10 +65,9 @@ class GateActivities:
         # What a gate writes is no work: the tree is put back to the commit, also after one that was killed.
         if activity.info().attempt > 1:
             await blocking(worktree.put_back, given.commit)
-        temporary = self.site.home.run(ref.key) / "tmp"
-        temporary.mkdir(exist_ok=True)
-        lock = self.site.home.worktree_lock(ref.key)
-        results = await self._run_all(given.gates, worktree.path, logs, lock, temporary)
+        box = self.site.home.box(ref.key, "gate")
+        room = await blocking(self._room, worktree.repository, worktree.path, box)
+        results = await self._run_all(given.gates, room, logs, self.site.home.worktree_lock(ref.key))
         await blocking(worktree.put_back, given.commit)
         return results
 
@@ -107,9 +109,8 @@ class GateActivities:
             lock = taken.folder / "gates.lock"
             (await fence.take(lock)).close()
             tree = await blocking(slot.checkout, taken, repository, given.tip, (given.target, given.base))
-            temporary = taken.folder / "tmp"
-            await blocking(_empty, temporary)
-            results = await self._run_all(gates, tree, logs, lock, temporary)
+            room = await blocking(self._room, repository, tree, taken.folder / "box")
+            results = await self._run_all(gates, room, logs, lock)
         passed = [gate.digest() for gate, result in zip(gates, results, strict=False) if result.passed]
         await blocking(
             Results(home.results(repository.common_dir)).keep, given.tree or repository.tree(given.tip), passed, "slot"
@@ -131,30 +132,43 @@ class GateActivities:
         passed = [gate.digest() for gate, result in zip(given.gates, results, strict=False) if result.passed]
         Results(self.site.home.results(repository.common_dir)).keep(repository.tree(given.commit), passed, "worktree")
 
-    async def _run_all(
-        self, gates: Sequence[GateSpec], tree: Path, logs: Path, lock: Path, temporary: Path
-    ) -> list[GateResult]:
+    def _room(self, repository: Repository, tree: Path, box: Path) -> _Room:
+        """Nothing of a former run is in its box: no agent and no gate has a hand in how this one ends."""
+        slot.put_away(box)
+        env = {**process.base_environment(), "TMPDIR": str(boxes.temporary_of(box))}
+        data = self.site.home.root
+        try:
+            settings = load(data).sandbox
+            sandbox = None
+            if boxes.wanted(settings):
+                read = list(boxes.of_repository(repository))
+                network = settings.network_of_gates()
+                sandbox = boxes.make(settings, box, env, data=data, write=[tree], read=read, network=network)
+        except BadConfig as problem:
+            raise ApplicationError(str(problem), type="BadConfig") from problem
+        return _Room(tree, env, sandbox, settings.limits.limits())
+
+    async def _run_all(self, gates: Sequence[GateSpec], room: _Room, logs: Path, lock: Path) -> list[GateResult]:
         results: list[GateResult] = []
         for gate in gates:
             progress()["gate"] = gate.name
-            results.append(await self._run(gate, tree, logs / f"{gate.name}.log", lock, temporary))
+            results.append(await self._run(gate, room, logs / f"{gate.name}.log", lock))
             if not results[-1].passed:
                 break
         return results
 
-    async def _run(self, gate: GateSpec, tree: Path, log: Path, lock: Path, temporary: Path) -> GateResult:
-        command = process.Command(
-            argv=["/bin/sh", "-c", gate.command],
-            cwd=tree,
-            env={**process.base_environment(), "TMPDIR": str(temporary)},
-        )
+    async def _run(self, gate: GateSpec, room: _Room, log: Path, lock: Path) -> GateResult:
         try:
             # Both outputs in one file, in the order in which they were written.
-            ended = await process.run(command, stdout=log, stderr=log, lock=lock, wall_seconds=gate.timeout_seconds)
+            ended = await process.run(
+                room.command(gate), stdout=log, stderr=log, lock=lock, wall_seconds=gate.timeout_seconds
+            )
         except process.Busy as busy:
             raise ApplicationError(str(busy), type="Busy") from busy
-        found = None if ended.exit_code == 0 else classify(_end_of(log, CLASSIFIED_BYTES), ended.exit_code)
+        found = classify(_end_of(log, CLASSIFIED_BYTES), ended.exit_code, ended.limit.partition(":")[0])
         end = "" if ended.by == "exit" else f"\nended by the time-out of {gate.timeout_seconds:g} s"
+        if ended.limit:
+            end = f"\nended, as it used more than it may: {ended.limit}"
         return GateResult(
             name=gate.name,
             passed=ended.exit_code == 0,
@@ -165,6 +179,24 @@ class GateActivities:
             seconds=ended.seconds,
             tail=tail(_end_of(log, TAIL_BYTES) + end),
             log=str(log),
+        )
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Where gates run one after the other."""
+
+    tree: Path
+    env: dict[str, str]
+    sandbox: Sandbox | None
+    limits: Limits
+
+    def command(self, gate: GateSpec) -> process.Command:
+        sandbox = self.sandbox
+        if sandbox and gate.network and not process.sandbox_problem(gate.network):
+            sandbox = replace(sandbox, network=gate.network)
+        return process.Command(
+            ["/bin/sh", "-c", gate.command], self.tree, self.env, sandbox=sandbox, limits=self.limits
         )
 
 
@@ -188,11 +220,6 @@ def _keep_newest(folder: Path) -> None:
     runs = sorted(folder.iterdir(), key=lambda run: run.stat().st_mtime)
     for run in runs[:-KEPT_RUNS]:
         shutil.rmtree(run, ignore_errors=True)
-
-
-def _empty(folder: Path) -> None:
-    slot.put_away(folder)
-    folder.mkdir()
 
 
 def _end_of(log: Path, limit: int) -> str:

@@ -2,7 +2,8 @@
 
 worktrees/<key>/            a task's worktree (a shared clone)
 worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
-runs/<key>/                 a task's bulk: ref.json (whose it is), task.json, turns/, sessions/, gates/, policy/ …
+runs/<key>/                 a task's bulk: ref.json (whose it is), task.json, turns/, sessions/, gates/, policy/ …,
+                            and box/: home and temporary files of its agents and gates
 repositories/<id>/          per repository: repository.json (which one), landing.lock, landing.json, slots/,
                             candidates/ of its merge queues, gates/ (logs of the queues' runs), results/ (gates that
                             have passed, by tree)
@@ -62,6 +63,10 @@ class Home:
 
     def turn(self, key: str, turn: int, role: str) -> Path:
         return self.run(key) / "turns" / f"{turn:03d}-{role}"
+
+    def box(self, key: str, role: str) -> Path:
+        """Home and temporary files in a sandbox. What a reviewer or a gate finds there, no author has left."""
+        return self.run(key) / "box" / (role if role in ("reviewer", "gate") else "agent")
 
     def repository(self, common_dir: Path) -> Path:
         return self.root / "repositories" / repository_id(common_dir)

@@ -14,22 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
 from activities import fence
+from activities.bubblewrap import has_namespaces, prefix, sandbox_problem
+from activities.disk_watch import DiskWatch, over_limit
 from activities.fence import Busy
+from activities.proxy import Proxy
+from activities.sandbox import PROXY_PORT, UNLIMITED, Limits, Sandbox, proxy_environment
 from activities.transcript import Transcript
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "base_environment",
     "has_namespaces",
     "run",
+    "sandbox_problem",
 ]
 
 POLL_SECONDS = 0.2
@@ -80,6 +83,9 @@ class Command:
     """The complete environment: nothing is inherited."""
     stdin: bytes = b""
     """Given as a file, so it may be large and need not be read."""
+    sandbox: Sandbox | None = None
+    """What it sees of the machine; none: all of it. To be given only where `sandbox_problem` is empty."""
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,10 @@ class Ended:
 
     exit_code: int | None
     """Negative for a signal; None when we ended it."""
-    by: Literal["exit", "wall", "idle", "finished", "stopped"]
+    by: Literal["exit", "wall", "idle", "finished", "stopped", "limit"]
     seconds: float
+    limit: str = ""
+    """Which of its limits it was over, and by how much, for a person; its name comes first."""
 
 
 class CannotStart(Exception):
@@ -131,13 +139,17 @@ async def run(
     further cancellations notwithstanding.
     """
     held = await fence.take(lock)
-    with held, Transcript(stdout, stderr, on_line) as transcript:
+    proxy = Proxy(command.sandbox.network if command.sandbox else "full", command.argv[0])
+    disk = DiskWatch(_writable(command), command.limits.disk)
+    with held, Transcript(stdout, stderr, on_line) as transcript, closing(proxy), closing(disk):
         child = Supervised(command, stdout=stdout, stderr=stderr, grace_seconds=grace_seconds, lock=held)
         held.close()  # the supervisor has it now; a worker that is frozen must not keep it
         started = time.monotonic()
-        gone = child.gone()
+        gone = child.gone(proxy.serve)
         try:
-            by = await _watch(gone, transcript, started, wall_seconds, idle_seconds, finished, linger_seconds, stop)
+            by = await _watch(
+                gone, transcript, started, wall_seconds, idle_seconds, finished, linger_seconds, stop, disk
+            )
         finally:
             child.end()
             await _whatever_happens(gone)
@@ -145,7 +157,9 @@ async def run(
         await transcript.follow()
         transcript.finish()
     exit_code = child.exit_code()
-    return Ended(exit_code if by == "exit" else None, by, seconds)
+    limit = child.limit() or disk.over if by in ("exit", "limit") else ""
+    by = "limit" if limit else by
+    return Ended(exit_code if by == "exit" else None, by, seconds, limit)
 
 
 class Supervised:
@@ -167,29 +181,36 @@ class Supervised:
     ) -> None:
         self._name = command.argv[0]
         self._said = b""
+        self._stderr = stderr
+        self._command = command
         if not command.cwd.is_dir():
             raise CannotStart(f"cannot start {self._name}: {command.cwd} is not a directory")
         self._control, theirs = socket.socketpair()
         with theirs, ExitStack() as files:
             lock_fd = -1 if lock is None else lock.fileno()
-            namespace, namespace_fds = _namespace(files, lock_fd)
+            namespace = prefix(command.sandbox, command.cwd)
+            info = []
+            if namespace and lock_fd >= 0:
+                info = [_closing(files, os.dup(lock_fd))]  # the supervisor's pid goes there: {"child-pid": …}
+                namespace += ["--info-fd", str(info[0])]
             out, err = (_closing(files, os.open(path, _TRANSCRIPT, 0o666)) for path in (stdout, stderr))
             try:
                 stdin = _file_with(files, command.stdin) if command.stdin else subprocess.DEVNULL
-                environment = _file_with(files, _encoded(command.env))
+                proxied = proxy_environment(command.sandbox.network) if command.sandbox else {}
+                environment = _file_with(files, _encoded({**command.env, **proxied}))
                 self._popen = subprocess.Popen(
                     [
-                        *namespace,
+                        *([*namespace, "--"] if namespace else []),
                         *(sys.executable, "-I", "-S", "-X", "utf8", str(_SUPERVISE)),
                         *(str(theirs.fileno()), str(environment), str(lock_fd)),
-                        *(str(grace_seconds), "--", *command.argv),
+                        *(str(grace_seconds), _limits(command), "--", *command.argv),
                     ],
                     cwd=command.cwd,
                     env=_own_environment(),
                     stdin=stdin,
                     stdout=out,
                     stderr=err,
-                    pass_fds=[fd for fd in (theirs.fileno(), environment, lock_fd, *namespace_fds) if fd >= 0],
+                    pass_fds=[fd for fd in (theirs.fileno(), environment, lock_fd, *info) if fd >= 0],
                     start_new_session=True,  # Ctrl-C in the worker's terminal is for the worker
                 )
             except (OSError, ValueError) as error:
@@ -228,15 +249,20 @@ class Supervised:
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
 
-    def gone(self) -> asyncio.Future[None]:
-        """Done when nothing is left. Not a task: those are cancelled at the end of the loop, this must not be."""
+    def gone(self, on_listener: Callable[[socket.socket], None] = socket.socket.close) -> asyncio.Future[None]:
+        """Done when nothing is left. Not a task: those are cancelled at the end of the loop, this must not be.
+
+        `on_listener` gets the socket on which a sandbox's proxy is to answer, if it has one.
+        """
         loop = asyncio.get_running_loop()
         future = loop.create_future()
 
         def read() -> None:
-            if said := self._control.recv(4096):
-                self._said += said
-            else:
+            said, fds, _, _ = socket.recv_fds(self._control, 4096, 1)
+            for fd in fds:
+                on_listener(socket.socket(fileno=fd))
+            self._said += said
+            if not said:
                 loop.remove_reader(self._control)
                 reap()
 
@@ -253,21 +279,38 @@ class Supervised:
 
     def exit_code(self) -> int | None:
         """How it ended, once nothing is left; negative for a signal, None if it was asked to. Raises as `run` does."""
-        word, _, number = self._said.decode().partition("\n")[0].partition(" ")
+        word, _, number = self._word()
         match word:
             case "exit":
                 return int(number)
             case "signal":
                 return -int(number)
-            case "asked":
+            case "asked" | "limit":
                 return None
+            case "cannot" if self._command.sandbox and Path(self._name).is_absolute() and Path(self._name).exists():
+                raise CannotStart(
+                    f"{self._name} is not seen in the sandbox: name it in `read` of [sandbox] in config.toml"
+                )
             case "cannot":
                 raise _refused(self._name, OSError(int(number), os.strerror(int(number))))
             case "lost":
                 raise OSError(int(number), f"the output of {self._name} cannot be written: {os.strerror(int(number))}")
             case "stopped":
                 raise Interrupted(f"{self._name} was ended from outside, by another attempt or by hand")
+        if self._command.sandbox and self._popen.returncode == 1:  # bubblewrap has not come to start it
+            raise CannotStart(f"no sandbox for {self._name}: {self._stderr.read_text(errors='replace').strip()[-300:]}")
         raise Interrupted(f"the supervisor of {self._name} was killed")
+
+    def _word(self) -> tuple[str, str, str]:
+        return self._said.decode().strip().partition("\n")[0].partition(" ")
+
+    def limit(self) -> str:
+        """Which limit it was ended for, once nothing is left; else empty."""
+        word, _, what = self._word()
+        if word != "limit":
+            return ""
+        name, used = what.split()
+        return over_limit(name, int(used), getattr(self._command.limits, name))
 
 
 # --- how a supervisor is started -------------------------------------------------------------------------------------
@@ -277,38 +320,25 @@ _TRANSCRIPT = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _LASTING = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC, errno.E2BIG, errno.ENAMETOOLONG, errno.ELOOP)
 
 
-def has_namespaces() -> bool:
-    """Whether commands run in a PID namespace: bubblewrap works here, and MERGEWRIGHT_NO_NAMESPACE is not set."""
-    return not os.environ.get("MERGEWRIGHT_NO_NAMESPACE") and _bwrap() is not None
+def _limits(command: Command) -> str:
+    """For the supervisor."""
+    limits, sandbox = command.limits, command.sandbox
+    given = {
+        "memory": limits.memory,
+        "processes": limits.processes,
+        "output": limits.output,
+        "file": limits.disk,
+        "files": limits.open_files,
+        "nice": limits.nice or None,
+        "dev": 1 if sandbox else None,
+        "port": PROXY_PORT if sandbox and not isinstance(sandbox.network, str) else None,
+    }
+    return ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
 
 
-@functools.cache
-def _bwrap() -> str | None:
-    """Tried out once: it may be missing, or a kernel or container may refuse it."""
-    if (path := shutil.which("bwrap")) is None:
-        return None
-    try:
-        tried = subprocess.run(
-            [path, *_BWRAP_ARGV, "--", "true"], stdin=subprocess.DEVNULL, capture_output=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return path if tried.returncode == 0 else None
-
-
-_BWRAP_ARGV = "--unshare-pid --as-pid-1 --dev-bind / / --proc /proc".split()
-"""The supervisor is the namespace's first process. No --die-with-parent: it would kill at once, where the supervisor
-sees the worker's end by itself and gives a grace. Killing bwrap itself has no effect."""
-
-
-def _namespace(files: ExitStack, lock_fd: int) -> tuple[list[str], list[int]]:
-    """What to put before an argv so that it is first in a PID namespace, if there can be one; and its open files."""
-    if not has_namespaces() or (path := _bwrap()) is None:
-        return [], []
-    if lock_fd < 0:
-        return [path, *_BWRAP_ARGV, "--"], []
-    info = _closing(files, os.dup(lock_fd))  # the supervisor's pid goes there: {"child-pid": …}
-    return [path, *_BWRAP_ARGV, "--info-fd", str(info), "--"], [info]
+def _writable(command: Command) -> list[Path]:
+    """What counts for its disk space: where it works, and what it has of its own."""
+    return [command.cwd, *(command.sandbox.instead.values() if command.sandbox else ())]
 
 
 def _own_environment() -> dict[str, str]:
@@ -355,7 +385,8 @@ async def _watch(
     finished: Callable[[], bool] | None,
     linger_seconds: float,
     stop: Callable[[], bool],
-) -> Literal["exit", "wall", "idle", "finished", "stopped"]:
+    disk: DiskWatch,
+) -> Literal["exit", "wall", "idle", "finished", "stopped", "limit"]:
     """Until it is gone or must go. Reads the output while it waits."""
     active, done = started, None
     while True:
@@ -366,6 +397,9 @@ async def _watch(
         now = time.monotonic()
         if grew:
             active = now
+        disk.look()
+        if disk.over:
+            return "limit"
         if stop():
             return "stopped"
         if done is None and finished is not None and finished():

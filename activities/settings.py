@@ -108,10 +108,13 @@ class GateSpec(Model):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     command: str = Field(min_length=1)
     timeout_seconds: float = Field(600, gt=0, le=YEAR_SECONDS)
+    network: Literal["none"] | None = None
+    """`none`: it needs none, so it has none where the worker has a sandbox. Else what the worker gives to gates."""
 
     def digest(self) -> str:
         """Names what is run, not what it is called: a result is remembered by it and by the tree."""
-        return hashlib.sha256(self.command.encode()).hexdigest()[:16]
+        how = f"{self.command}\0network={self.network}" if self.network else self.command
+        return hashlib.sha256(how.encode()).hexdigest()[:16]
 
 
 class Limits(Model):

@@ -11,7 +11,7 @@ from pathlib import Path
 from activities.contracts import Settled, TaskRef
 from activities.git import turns
 from activities.git.candidate import unpin
-from activities.git.clone import WorktreeBroken
+from activities.git.clone import WorktreeBroken, delete
 from activities.git.repository import open_repository
 from activities.git.salvage import save
 from activities.git.worktree import Worktree
@@ -46,6 +46,8 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = Non
             for op in ops:
                 unpin(git, op)
         worktree.remove()
+        with suppress(PermissionError):  # of another user, as whom an agent ran a container
+            delete(home.run(ref.key) / "box")
     home.worktree_lock(ref.key).unlink(missing_ok=True)
     return settled
 

@@ -21,7 +21,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities import fence, process
+from activities import boxes, fence, process
 from activities.agents import runtime, signals
 from activities.agents.base import Reader, Report, Runtime, Turn, with_estimate
 from activities.config import BadConfig, Config, agent_environment, load
@@ -36,6 +36,7 @@ from activities.git.worktree import Worktree
 from activities.home import Home
 from activities.masking import MASKS
 from activities.prompting import compose
+from activities.sandbox import Limits, Sandbox
 from activities.settings import AgentSpec, tail
 from activities.site import (
     Site,
@@ -108,7 +109,16 @@ class TurnActivities:
         lock = self.site.home.worktree_lock(given.ref.key)
         noting = asyncio.create_task(meter.note_often())
         try:
-            report, seconds = await drive(started.runtime, started.turn, started.worktree.path, bounds, lock, follow)
+            report, seconds = await drive(
+                started.runtime,
+                started.turn,
+                started.worktree.path,
+                bounds,
+                lock,
+                follow,
+                started.sandbox,
+                started.limits,
+            )
         except (process.Busy, process.Interrupted) as problem:
             raise ApplicationError(str(problem), type=type(problem).__name__) from problem
         except asyncio.CancelledError:  # perhaps there is no other attempt
@@ -169,15 +179,15 @@ class _Started:
     """What earlier attempts at the turn have used."""
     caps: TurnCaps
     """What this attempt may use: less than the turn, if something was used."""
-    before: guard.Guarded
-    """The user's repository, before the first attempt."""
+    sandbox: Sandbox | None
+    limits: Limits
+    before: guard.Guarded | None
+    """The user's repository, before the first attempt; in a sandbox nothing of it can be written."""
 
 
 def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     ref = given.ref
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = home.run(ref.key) / "tmp"
-    temporary.mkdir(exist_ok=True)
     config = _config(home)
     worktree = worktree_of(home, ref)
     if given.commit is not None:
@@ -200,6 +210,20 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     write_atomically(folder / "agent.json", given.agent.model_dump_json(indent=1, exclude={"env"}))
     write_atomically(folder / "prompt.md", prompt.text)
     write_atomically(folder / "system.md", prompt.system)
+    box = home.box(ref.key, given.role)
+    environment = {**environment, "TMPDIR": str(boxes.temporary_of(box)), **agent.env}
+    sandbox = None
+    if _has_sandbox(config):
+        sandbox = boxes.make(
+            config.sandbox,
+            box,
+            environment,
+            data=home.root,
+            write=[worktree.path],
+            read=[home.run(ref.key), *boxes.of_repository(worktree.repository)],
+            keeps=found.keeps,
+            network=config.sandbox.network_of_agents(),
+        )
     turn = Turn(
         agent=agent,
         role=given.role,
@@ -211,11 +235,13 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
         new_session=str(uuid.uuid4()),
         folder=folder,
         budget_usd=caps.cost_usd,
-        env={**environment, "TMPDIR": str(temporary), **agent.env},
+        env=environment,
         # The session's sums hold the interrupted attempts too, which are counted already.
         previous=with_estimate(_figures_before(home, given, folder, session), carried),
+        outside=sandbox.outside if sandbox else lambda path: path,
     )
-    return _Started(folder, worktree, found, turn, carried, caps, _look_before(folder, worktree))
+    before = None if sandbox else _look_before(folder, worktree)
+    return _Started(folder, worktree, found, turn, carried, caps, sandbox, config.sandbox.limits.limits(), before)
 
 
 def _look_before(folder: Path, worktree: Worktree) -> guard.Guarded:
@@ -231,6 +257,8 @@ def _look_before(folder: Path, worktree: Worktree) -> guard.Guarded:
 def _look_after(given: TurnInput, started: _Started) -> guard.Difference:
     """What happened to the user's repository meanwhile. What must not be is undone where that loses nothing, and noted:
     a turn that was ended from outside is perhaps taken up again, and told then."""
+    if started.before is None:
+        return guard.Difference()
     repository, folder = started.worktree.repository, started.folder
     after = guard.look(repository, started.worktree.path / ".git")
     found = guard.compare(repository, started.before, after)
@@ -276,6 +304,13 @@ def _keep_logs(folder: Path) -> None:
 def _config(home: Home) -> Config:
     try:
         return load(home.root)
+    except BadConfig as problem:
+        raise ApplicationError(str(problem), type="BadConfig") from problem
+
+
+def _has_sandbox(config: Config) -> bool:
+    try:
+        return boxes.wanted(config.sandbox)
     except BadConfig as problem:
         raise ApplicationError(str(problem), type="BadConfig") from problem
 

@@ -16,6 +16,7 @@ import git
 from rich.console import Console
 from temporalio.client import Client
 
+from activities.config import CONFIG_FILE
 from activities.home import Home
 from activities.site import read_json
 from console import scripted_agent
@@ -153,6 +154,10 @@ async def demo(console: Console, keep: bool) -> bool:
     """Runs it. True when every task ended as it should."""
     folder = Path(tempfile.mkdtemp(prefix="mergewright-demo-"))
     make_repository(folder / "calc")
+    home = Home(folder / "home")
+    home.create()
+    lines = ["[sandbox]", f'read = ["{scripted_agent.__file__}"]', f'write = ["{folder / "scripts"}"]']
+    (home.root / CONFIG_FILE).write_text("\n".join(lines) + "\n")
     port, ui_port = free_port(), UI_PORT if port_is_free(UI_PORT) else free_port()
     worker = _start_worker(folder, port, ui_port)
     try:

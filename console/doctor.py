@@ -33,9 +33,9 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities import process
+from activities import boxes, process
 from activities.agents.base import one_line
-from activities.config import CONFIG_FILE, BadConfig, Config, load
+from activities.config import CONFIG_FILE, BadConfig, Config, SandboxSettings, load
 from activities.contracts import CleanedUp
 from activities.home import Home
 from console.clean import size
@@ -105,7 +105,7 @@ def _checks(asked: Asked, config: Config | None, about_config: Finding) -> Itera
             git(),
             disk(asked.home),
             *cleaned_up(asked.home),
-            sandbox(),
+            sandbox(config),
             about_config,
         ]
 
@@ -163,17 +163,24 @@ def cleaned_up(home: Path) -> list[Finding]:
     return [Finding(name="clean-up", state="warning", text=text, remedy="`starter.py clean --dry-run` lists them")]
 
 
-def sandbox() -> Finding:
-    if process.has_namespaces():
-        return Finding(name="sandbox", state="ok", text="bubblewrap works")
+def sandbox(config: Config | None) -> Finding:
+    settings = config.sandbox if config else SandboxSettings()
+    try:
+        if boxes.wanted(settings):
+            return Finding(name="sandbox", state="ok", text="bubblewrap works: agents and gates run in it")
+    except BadConfig as refused:
+        return Finding(name="sandbox", state="error", text=str(refused), remedy=f"mend that, or correct {CONFIG_FILE}")
+    if settings.mode == "off":
+        text = f'mode = "off" in {CONFIG_FILE}: agents and gates see all that the worker sees'
+        return Finding(name="sandbox", state="warning", text=text)
+    problem = process.sandbox_problem()
     if os.environ.get("MERGEWRIGHT_NO_NAMESPACE"):
-        text, remedy = "switched off by MERGEWRIGHT_NO_NAMESPACE", "unset it"
+        remedy = "unset it"
     elif shutil.which("bwrap") is None:
-        text, remedy = "bubblewrap is missing", "apt-get install bubblewrap"
+        remedy = "apt-get install bubblewrap"
     else:
-        text = "bubblewrap is refused"
         remedy = "allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)"
-    return Finding(name="sandbox", state="warning", text=text, remedy=remedy)
+    return Finding(name="sandbox", state="warning", text=problem, remedy=remedy)
 
 
 def _config(home: Path) -> tuple[Config | None, Finding]:

@@ -12,10 +12,11 @@ import re
 import shutil
 import tempfile
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from activities import process
+from activities import boxes, process
 from activities.agents import RUNTIMES, runtime
 from activities.agents.base import Reader, Report, Turn, last_words, one_line
 from activities.config import DEFAULT, BadConfig, Config, agent_environment
@@ -112,7 +113,7 @@ class Probe:
             if self._timeout is None:
                 return self._finding("ok", "installed, not asked")
             report, seconds = await self._ask(folder, env, self._timeout)
-        except (_Broken, process.CannotStart, process.Busy, process.Interrupted, OSError) as problem:
+        except (_Broken, BadConfig, process.CannotStart, process.Busy, process.Interrupted, OSError) as problem:
             return self._finding("error", one_line(f"does not run: {problem}"), f"reinstall it: {found.install}")
         return self._judge(report, seconds)
 
@@ -153,12 +154,21 @@ class Probe:
             folder=log,
             env=env,
         )
+        settings = (self._config or Config()).sandbox
+        sandbox = None
+        if boxes.wanted(settings):
+            box, write = folder / "box", [repository]
+            sandbox = boxes.make(
+                settings, box, env, data=folder, write=write, read=[log],
+                keeps=self._runtime.keeps, network=settings.network_of_agents(),
+            )  # fmt: skip
+            turn = replace(turn, outside=sandbox.outside)
         caps = Caps(wall_seconds=limit, idle_seconds=math.inf, retry_seconds=math.inf)
 
         def follow(reader: Reader) -> None:
             self._reader = reader
 
-        return await drive(self._runtime, turn, repository, caps, folder / "lock", follow)
+        return await drive(self._runtime, turn, repository, caps, folder / "lock", follow, sandbox)
 
     def _judge(self, report: Report, seconds: float) -> RuntimeFinding:
         used = report.usage

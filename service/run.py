@@ -15,6 +15,7 @@ from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities import boxes
 from activities.branches import BranchActivities
 from activities.config import BadConfig, load
 from activities.gates import GateActivities
@@ -23,7 +24,7 @@ from activities.janitor import JanitorActivities
 from activities.masking import MASKS
 from activities.merging import MergeActivities
 from activities.prepare import PrepareActivities
-from activities.process import base_environment, has_namespaces
+from activities.process import base_environment, sandbox_problem
 from activities.site import Site
 from activities.turn import TurnActivities
 from activities.worksite import WorksiteActivities
@@ -136,6 +137,7 @@ async def run_worker(
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "blocking"))
     home.create()
     _learn_secrets(home)
+    sandbox = _sandbox(home)
     lifeline = Lifeline(home)
     site = Site(home=home, host=host, task_queue=task_queue, client=client, gate_slots=gate_slots)
     try:
@@ -144,7 +146,7 @@ async def run_worker(
             for worker in make_workers(site, agents, gate_slots, [lifeline, InputGuard()]):
                 await stack.enter_async_context(worker)
             log.info("worker is up", task_queue=task_queue, host=host, agents=agents, gate_slots=gate_slots,
-                     namespaces=has_namespaces(), home=str(home.root), pid=os.getpid())  # fmt: skip
+                     sandbox=sandbox, home=str(home.root), pid=os.getpid())  # fmt: skip
             chores = [
                 asyncio.create_task(_every(GIVE_UP_EVERY, lambda: give_up_lost_activities(client, home))),
                 asyncio.create_task(_every(sweep_every, lambda: sweep(client, home))),
@@ -168,6 +170,20 @@ def _learn_secrets(home: Home) -> None:
         load(home.root)
     except BadConfig as problem:
         log.warning("tasks cannot start", reason=str(problem))
+
+
+def _sandbox(home: Home) -> str:
+    """Whether agents and gates have one, for the log; a warning when they have none. Each turn looks anew."""
+    try:
+        settings = load(home.root).sandbox
+        if boxes.wanted(settings):
+            return "on"
+    except BadConfig as problem:
+        log.error("agents and gates cannot run", why=str(problem))
+        return "unknown"
+    why = 'mode = "off" in the configuration' if settings.mode == "off" else sandbox_problem()
+    log.warning("no sandbox: agents and gates see and write all that the worker may", why=why)
+    return "off"
 
 
 async def _every(seconds: float, chore: Callable[[], Awaitable[object]]) -> None:

@@ -29,6 +29,9 @@ from workflows.task import TaskWorkflow
 PATIENCE = 120
 """Seconds after which a test gives up on a task: so that it fails and does not hang."""
 
+PROGRAMS = [Path(scripted_agent.__file__), Path(__file__).parent / "agents" / "node_modules"]
+"""What agents need to see besides the machine's own programs."""
+
 FILES = {"README.md": "# app\n", "app.py": "VALUE = 1\n", ".gitignore": "__pycache__/\n*.ignored\n"}
 
 
@@ -47,6 +50,19 @@ class Kit:
     def __post_init__(self) -> None:
         self.repo = make_repo(self.folder / "repo", files=FILES)
         self.home = Home(self.folder / "home")
+        self.home.create()
+        read = json.dumps(list(map(str, PROGRAMS)))
+        # What tests make their agents write lies there; so does the data folder, which is hidden all the same.
+        self.sandbox = f'[sandbox]\nread = {read}\nwrite = ["{self.folder}"]\n'
+        self.configure()
+
+    def configure(self, text: str = "", sandbox: str | None = None) -> None:
+        """What the worker's own configuration says besides what its sandbox shows."""
+        self.config.write_text((self.sandbox if sandbox is None else f"[sandbox]\n{sandbox}\n") + text)
+
+    @property
+    def config(self) -> Path:
+        return self.home.root / "config.toml"
 
     def agent(self, **script: Any) -> dict[str, Any]:
         """A `command` agent that does what the script says: lists of steps by role."""

@@ -98,6 +98,11 @@ def test_a_file_may_say_little(tmp_path: Path, text: str) -> None:
         ('[accounts.a]\nbilling = "subscription"\nkey = "WORK"', 'accounts.a: billing = "key" needs `key`'),
         ("[accounts.anthropic/work]\nslots = 4", "Expected ']' at the end of a table declaration (at line 1"),
         ("slots", "Expected '=' after a key"),
+        ('[sandbox]\nmode = "maybe"', "sandbox.mode: Input should be 'auto'"),
+        ('[sandbox]\nread = [".ssh"]', "sandbox.read: .ssh must begin with / or ~/"),
+        ('[sandbox]\nnetwork = ["https://a.example/"]', "sandbox.network"),
+        ("[sandbox.limits]\nnice = 20", "sandbox.limits.nice: Input should be less than or equal to 19"),
+        ("[sandbox.limits]\nmemory = 5", "sandbox.limits.memory: unknown field"),
         ("a = 1\na = 2\n\n", "Cannot overwrite a value"),
     ],
 )

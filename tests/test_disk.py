@@ -19,15 +19,13 @@ from tests.test_janitor import made
 
 async def test_a_task_waits_for_room_and_goes_on_when_there_is_some(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workflows.steps.ROOM_PAUSE", timedelta(seconds=1))
-    kit.home.create()
-    config = kit.home.root / "config.toml"
-    config.write_text("[disk]\nfloor_gb = 1e9\n")
+    kit.configure("[disk]\nfloor_gb = 1e9\n")
     async with kit.worker():
         handle = await kit.start(kit.input(agent=kit.agent(executor=[{"write": {"a.txt": "x\n"}}]), on_blocked="fail"))
         status = await status_when(handle, lambda now: "room on the disk" in now.waiting_for)
-        assert f"or lower [disk] floor_gb in {config}" in status.waiting_for
+        assert f"or lower [disk] floor_gb in {kit.config}" in status.waiting_for
         assert kit.worktrees() == []
-        config.write_text("[disk]\nfloor_gb = 0\n")
+        kit.configure("[disk]\nfloor_gb = 0\n")
         assert (await handle.result()).outcome == "merged"
 
 

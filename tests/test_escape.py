@@ -10,6 +10,7 @@ from workflows.contracts import BlockedReason
 
 
 async def test_a_turn_that_plants_a_hook_stops_its_task_and_the_hook_is_gone(kit: Kit) -> None:
+    kit.configure(sandbox='mode = "off"')
     hook = kit.repo / ".git" / "hooks" / "post-checkout"
     plant = f"mkdir -p {hook.parent}; echo id >{hook}; git -C {kit.repo} branch other; echo x >a.txt"
     agent = kit.agent(executor=[{"shell": plant}])
@@ -31,6 +32,7 @@ async def test_a_turn_that_plants_a_hook_stops_its_task_and_the_hook_is_gone(kit
 
 
 async def test_a_turn_that_is_cut_off_leaves_no_hook_either(kit: Kit) -> None:
+    kit.configure(sandbox='mode = "off"')
     hook = kit.repo / ".git" / "hooks" / "post-checkout"
     agent = kit.agent(executor=[{"shell": f"mkdir -p {hook.parent}; echo id >{hook}; sleep 300"}])
     async with kit.worker():

@@ -70,8 +70,7 @@ async def cleaned(kit: Kit, days: float = 0.0, *, dry_run: bool = False) -> Clea
 
 
 def config(kit: Kit, text: str) -> None:
-    kit.home.create()
-    (kit.home.root / "config.toml").write_text(text)
+    kit.configure(text)
 
 
 def everything(kit: Kit) -> list[str]:

@@ -58,7 +58,7 @@ async def end(handle: WorkflowHandle[Any, TaskResult], number: int) -> None:
 async def test_nothing_is_left_of_many_tasks_that_were_killed_at_random(kit: Kit) -> None:
     chance = random.Random(3)
     kit.home.create()
-    (kit.home.root / "config.toml").write_text("[keep]\nsalvage_count = 0\n")
+    kit.configure("[keep]\nsalvage_count = 0\n")
     address = kit.client.service_client.config.target_host
     workers = [start_worker(kit, "--address", address)]
     async with ended(workers):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from temporalio.api.failure.v1 import Failure
 from temporalio.exceptions import ApplicationError
 
-from activities.config import CONFIG_FILE, BadConfig, Config, Environment
+from activities.config import BadConfig, Config, Environment
 from activities.masking import MASKS, Masks
 from activities.transcript import Transcript
 from service.converter import data_converter
@@ -154,7 +154,7 @@ async def test_no_secret_of_a_task_is_kept_or_gets_into_its_history(kit: Kit, mo
     secret = f"tasks_{TOKEN}"
     monkeypatch.setenv("TASKS_NPM_TOKEN", secret)
     kit.home.create()
-    (kit.home.root / CONFIG_FILE).write_text('[environment]\nallow = ["TASKS_NPM_TOKEN"]\n')
+    kit.configure('[environment]\nallow = ["TASKS_NPM_TOKEN"]\n')
     show = "import json, os; print(os.environ['IT']); print(json.dumps(dict(os.environ)))"
     first = {
         "shell": f"{sys.executable} -c {json.dumps(show)} | tee a.txt >&2; cat a.txt",

@@ -98,8 +98,8 @@ async def test_a_five_hour_limit_hits_thirty_tasks(hasty: Kit) -> None:
     paths = {name: hasty.folder / name for name in ("clock", "begin", "calls", "refused")}
     command = ["sh", "-c", FIVE_HOURS.format(**paths)]
     agent = {"runtime": "command", "command": command, "account": "five-hours"}
-    (hasty.home.root).mkdir(parents=True)
-    (hasty.home.root / "config.toml").write_text('[accounts."command/five-hours"]\nslots = 3\n')
+    with hasty.config.open("a") as file:
+        file.write('[accounts."command/five-hours"]\nslots = 3\n')
     clock = asyncio.create_task(_tell_the_time(hasty, quota_id("command/five-hours", hasty.task_queue), paths["clock"]))
     await asyncio.sleep(1)
     assert paths["clock"].exists()

@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,21 @@ from activities.settings import AgentSpec, Role, tail
 
 ARGUMENT_BYTES = 100_000
 """Longer texts do not go into an argv: Linux refuses a single argument of 128 KiB (MAX_ARG_STRLEN)."""
+
+
+@dataclass(frozen=True)
+class Keeps:
+    """A folder in which a CLI keeps things. In a sandbox a task has an empty one of its own in this place, where its
+    sessions, logs and caches are; of the user's own it holds these files and folders, and no others."""
+
+    folder: tuple[str, ...]
+    """The first of these that is known: `$VARIABLE`, `$VARIABLE/name`, `~/name`."""
+    login: tuple[str, ...] = ()
+    """The CLI renews them, so they are the user's own files, writable."""
+    settings: tuple[str, ...] = ()
+    """Read-only: a later session of the user's must not find other settings than the user's."""
+    copied: tuple[str, ...] = ()
+    """Files that the CLI writes as often as it reads them: each task has a copy."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,8 @@ class Turn:
     """`Report.cumulative` of the session's last turn that has ended; not used on a cold start."""
     env: Mapping[str, str] = field(default_factory=dict)
     """What the CLI will run with, but for `Launch.env`: where its own files are."""
+    outside: Callable[[Path], Path] = lambda path: path
+    """Where a file really is that the CLI sees at a path: it may run in a sandbox."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,8 @@ class Launch:
     """Added to the allow-listed part of the worker's environment; the agent's own `env` wins over it."""
     stdin: str = ""
     """Written and closed: a standard input left open makes some CLIs wait for ever."""
+    write: tuple[Path, ...] = ()
+    """Files of the turn's folder that the CLI writes."""
 
 
 @dataclass
@@ -173,6 +192,8 @@ class Runtime(Protocol):
     """Variables with which the CLI would not use its own login: keys, tokens, other providers. The billing mode
     `subscription` takes them all away, `key` all but the one key."""
 
+    keeps: tuple[Keeps, ...]
+    """What the CLI needs of the user's home, besides itself."""
     logins: tuple[str, ...]
     """Variables that hold a subscription's own login: `key` takes these away as well."""
 

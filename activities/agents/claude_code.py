@@ -21,6 +21,7 @@ from typing import Any
 
 from activities.agents.base import (
     Abilities,
+    Keeps,
     Launch,
     Reader,
     Report,
@@ -76,6 +77,17 @@ class ClaudeCode:
     )
 
     logins: tuple[str, ...] = ("CLAUDE_CODE_OAUTH_TOKEN",)
+    keeps: tuple[Keeps, ...] = (
+        Keeps(
+            ("$CLAUDE_CONFIG_DIR", "~/.claude"),
+            login=(".credentials.json",),
+            settings=(
+                "settings.json", "CLAUDE.md", "agents", "commands", "hooks", "output-styles", "plugins", "rules",
+                "skills",
+            ),
+        ),
+        Keeps(("$CLAUDE_CONFIG_DIR", "~"), copied=(".claude.json",)),
+    )  # fmt: skip
 
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "anthropic"

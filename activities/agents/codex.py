@@ -21,6 +21,7 @@ from typing import Any
 
 from activities.agents.base import (
     Abilities,
+    Keeps,
     Launch,
     Reader,
     Report,
@@ -59,6 +60,13 @@ class Codex:
     outranking: tuple[str, ...] = ("CODEX_API_KEY", "CODEX_ACCESS_TOKEN", "OPENAI_API_KEY")
 
     logins: tuple[str, ...] = ()
+    keeps: tuple[Keeps, ...] = (
+        Keeps(
+            ("$CODEX_HOME", "~/.codex"),
+            login=("auth.json",),
+            settings=("config.toml", "AGENTS.md", "AGENTS.override.md", "prompts", "rules", "skills"),
+        ),
+    )
 
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "openai"
@@ -102,6 +110,7 @@ class CodexReader(Reader):
         """The thread's rollout: `token_count` there tells the use after each request."""
         if self._log is None and self.session:
             home = Path(self.turn.env.get("CODEX_HOME") or Path(self.turn.env.get("HOME", "/")) / ".codex")
+            home = self.turn.outside(home)
             self._log = next(home.glob(f"sessions/*/*/*/rollout-*{glob.escape(self.session)}.jsonl"), None)
         return self._log
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from activities.agents.base import (
     Abilities,
+    Keeps,
     Launch,
     Reader,
     Report,
@@ -60,6 +61,7 @@ class Command:
     outranking: tuple[str, ...] = ()
 
     logins: tuple[str, ...] = ()
+    keeps: tuple[Keeps, ...] = ()
 
     def vendor(self, agent: AgentSpec) -> str:
         """Nobody's limits, unless the agent names an account."""

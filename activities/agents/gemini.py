@@ -30,6 +30,7 @@ from typing import Any
 
 from activities.agents.base import (
     Abilities,
+    Keeps,
     Launch,
     Reader,
     Report,
@@ -91,6 +92,14 @@ class Gemini:
     )
 
     logins: tuple[str, ...] = ()
+    keeps: tuple[Keeps, ...] = (
+        Keeps(
+            ("$GEMINI_CLI_HOME/.gemini", "~/.gemini"),
+            login=("oauth_creds.json", "google_accounts.json", "gemini-credentials.json"),
+            settings=("settings.json", ".env", "GEMINI.md", "agents", "commands", "extensions", "policies", "skills"),
+            copied=("installation_id",),
+        ),
+    )
 
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "google"
@@ -112,7 +121,8 @@ class Gemini:
             "GEMINI_TELEMETRY_OUTFILE": str(_telemetry(turn)),
             "GEMINI_TELEMETRY_LOG_PROMPTS": "false",
         }
-        return Launch(argv, env, literal(prompt))
+        _telemetry(turn).touch()
+        return Launch(argv, env, literal(prompt), write=(_telemetry(turn),))
 
     def reader(self, turn: Turn) -> GeminiReader:
         return GeminiReader(turn)

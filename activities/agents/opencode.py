@@ -21,6 +21,7 @@ from typing import Any
 
 from activities.agents.base import (
     Abilities,
+    Keeps,
     Launch,
     Reader,
     Report,
@@ -98,6 +99,18 @@ class OpenCode:
     )
 
     logins: tuple[str, ...] = ()
+    keeps: tuple[Keeps, ...] = (
+        Keeps(("$XDG_DATA_HOME/opencode", "~/.local/share/opencode"), login=("auth.json", "mcp-auth.json")),
+        Keeps(
+            ("$XDG_CONFIG_HOME/opencode", "~/.config/opencode"),
+            settings=(
+                "opencode.json", "opencode.jsonc", "config.json", "AGENTS.md", "agent", "agents", "command", "commands",
+                "mode", "modes", "plugin", "plugins", "skill", "skills", "tool", "tools",
+            ),
+        ),
+        Keeps(("$XDG_STATE_HOME/opencode",)),
+        Keeps(("$XDG_CACHE_HOME/opencode",)),
+    )  # fmt: skip
 
     def vendor(self, agent: AgentSpec) -> str:
         """The provider, which the model begins with."""

@@ -25,6 +25,7 @@ from typing import Any
 
 from activities.agents.base import (
     Abilities,
+    Keeps,
     Launch,
     Report,
     Turn,
@@ -75,6 +76,14 @@ class Qwen:
     )
 
     logins: tuple[str, ...] = ()
+    keeps: tuple[Keeps, ...] = (
+        Keeps(
+            ("$QWEN_HOME", "~/.qwen"),
+            login=("oauth_creds.json",),
+            settings=("settings.json", ".env", "QWEN.md", "agents", "commands", "extensions", "skills"),
+        ),
+        Keeps(("$QWEN_RUNTIME_DIR",)),
+    )
 
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "qwen"
@@ -121,7 +130,7 @@ class QwenReader(ClaudeReader):
     def log(self) -> Path | None:
         env = {**self.turn.env, **self.turn.agent.env}
         home = env.get("QWEN_RUNTIME_DIR") or env.get("QWEN_HOME") or Path(env.get("HOME", "/")) / ".qwen"
-        return Path(home) / "debug" / f"{self.turn.session or self.turn.new_session}.txt"
+        return self.turn.outside(Path(home)) / "debug" / f"{self.turn.session or self.turn.new_session}.txt"
 
     def feed_log(self, line: str) -> None:
         found = _LOGGED.match(line)

@@ -23,6 +23,8 @@ class ProjectFault:
     """One or two sentences for the agent's next prompt."""
     hard: bool = False
     """Nothing in the worktree mends it: a person must act."""
+    limit: str = ""
+    """The limit of `[sandbox.limits]` for which we ended it."""
     exits: tuple[int | None, ...] = ()
     """Exit codes that mean this where no text is known; negative for a signal, None for the gate's time-out."""
 
@@ -95,7 +97,8 @@ FAULTS: tuple[ProjectFault, ...] = (
             r"^[^\n\"']{0,200}: (?:Network is unreachable|Temporary failure in name resolution)$",
         ),
         "The gate could not reach a server (a package registry, a git host). If this task added the download, do "
-        "without it; else it cannot be mended in the worktree.",
+        "without it; else it cannot be mended in the worktree: the network is down, or `network` under [sandbox] in "
+        "config.toml or of the gate does not let it through.",
         hard=True,
     ),
     ProjectFault(
@@ -118,7 +121,8 @@ FAULTS: tuple[ProjectFault, ...] = (
             rf"EACCES: permission denied, \w+ '{_SYSTEM_PATH}",
         ),
         "The gate may not write to a folder of the machine outside the worktree. If this task made it write there, "
-        "use a folder of the worktree or $TMPDIR; else it cannot be mended in the worktree.",
+        "use a folder of the worktree or $TMPDIR; else it cannot be mended in the worktree: `write` under [sandbox] in "
+        "config.toml allows it.",
         hard=True,
     ),
     ProjectFault(
@@ -528,6 +532,34 @@ FAULTS: tuple[ProjectFault, ...] = (
         "A Python program ended with an uncaught exception: the last stack line inside the project is where to look.",
     ),
     ProjectFault(
+        "limit: memory",
+        _texts(_NEVER),
+        "The gate used more memory than the operator allows. Look for what this task has made grow without bound, or "
+        "run fewer tests at once. If the project needs as much: memory_gb under [sandbox.limits] in config.toml.",
+        limit="memory",
+    ),
+    ProjectFault(
+        "limit: processes",
+        _texts(_NEVER),
+        "The gate had more processes and threads at once than the operator allows. Look for what starts them without "
+        "bound, or run fewer tests at once. If the project needs as many: processes under [sandbox.limits].",
+        limit="processes",
+    ),
+    ProjectFault(
+        "limit: output",
+        _texts(_NEVER),
+        "The gate printed more than the operator allows. Look for a loop that prints. If the project needs as much: "
+        "output_gb under [sandbox.limits] in config.toml.",
+        limit="output",
+    ),
+    ProjectFault(
+        "limit: disk",
+        _texts(_NEVER),
+        "The gate filled more of the disk than the operator allows. Look for what writes without bound. If the project "
+        "needs as much: disk_gb under [sandbox.limits] in config.toml.",
+        limit="disk",
+    ),
+    ProjectFault(
         "time-out",
         _texts(_NEVER),
         "The gate took longer than it may. Look for a test that waits for ever (input, a server, a lock), an endless "
@@ -540,14 +572,16 @@ _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 _BREAK = re.compile(r"\r+\n?")
 
 
-def classify(output: str, exit_code: int | None = None) -> ProjectFault | None:
-    """The row for what a red gate printed. None: unknown, or not red at all.
+def classify(output: str, exit_code: int | None = None, limit: str = "") -> ProjectFault | None:
+    """The row for what a red gate printed. None: unknown, or not red at all. `limit`: we ended it for that one.
 
     `exit_code` is negative for a signal, and None for a gate that was ended by its time-out, whatever it printed: it
     had not finished, so what it said was not why.
     """
     if exit_code == 0:
         return None
+    if limit:
+        return next((row for row in FAULTS if row.limit == limit), None)
     if exit_code is None:
         return next(row for row in FAULTS if None in row.exits)
     text = _BREAK.sub("\n", _TERMINAL.sub("", output)).rstrip()

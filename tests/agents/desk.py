@@ -9,14 +9,17 @@ import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from activities import boxes
 from activities.agents import runtime
-from activities.agents.base import Reader, Report
+from activities.agents.base import Reader, Report, Turn
+from activities.config import SandboxSettings
 from activities.drive import Caps, drive
 from activities.process import base_environment
+from activities.sandbox import Network, Sandbox
 from activities.settings import AgentSpec
 from tests.agents.turns import a_turn
 from tests.models import ModelServer, Scenario, clients
@@ -46,6 +49,8 @@ class Desk:
     env: dict[str, str] = field(default_factory=dict)
     """What a test adds; an empty value takes a variable away."""
     caps: Caps = CAPS
+    only_the_model: bool = False
+    """No other host is reached."""
     server: ModelServer = field(init=False)
     shown: list[str] = field(default_factory=list)
     """What the live view would have shown."""
@@ -78,6 +83,7 @@ class Desk:
             env = {name: value for name, value in {**env, **self.env}.items() if value}
             given = {"new_session": str(uuid.uuid4()), "folder": folder, "env": env}
             turn = a_turn(self.agent, **{**given, **changes})
+            turn = replace(turn, outside=self.sandbox(turn).outside)
             return asyncio.run(self._drive(turn, meddle))
 
     async def _drive(self, turn: Any, meddle: Callable[[], None] | None) -> Report:
@@ -86,10 +92,23 @@ class Desk:
 
         meddling = asyncio.create_task(asyncio.to_thread(meddle)) if meddle else None
         found = runtime(self.agent.runtime)
-        report, _ = await drive(found, turn, self.repo, self.caps, self.folder / "lock", follow)
+        report, _ = await drive(found, turn, self.repo, self.caps, self.folder / "lock", follow, self.sandbox(turn))
         if meddling:
             await meddling
         return report
+
+    def sandbox(self, turn: Turn) -> Sandbox:
+        """As a task's agent has it; the CLI's own folders are in `box`."""
+        env = {**turn.env, **turn.agent.env}
+        keeps = runtime(self.agent.runtime).keeps
+        read = [turn.folder, CLIS.parent]
+        network: Network = (self.server.url.removeprefix("http://"),) if self.only_the_model else "full"
+        given = {"data": self.folder, "write": [self.repo], "read": read, "keeps": keeps, "network": network}
+        return boxes.make(SandboxSettings(), self.box, env, **given)
+
+    @property
+    def box(self) -> Path:
+        return self.folder / "box"
 
     def processes(self) -> list[int]:
         """Of the CLI and all that it has started, wherever they have gone; not their supervisor."""

@@ -13,6 +13,7 @@ import pytest
 from activities.agents import runtime
 from activities.agents.base import Report
 from activities.drive import LOG_LINE_LIMIT, Caps, Lines, drive
+from activities.sandbox import UNLIMITED, Limits
 from activities.settings import AgentSpec
 from tests.agents.turns import a_turn
 
@@ -22,7 +23,9 @@ RETRY = '{"type":"error","message":"Reconnecting... 1/5 (last status: 429 Too Ma
 COMPLETED = '{"type":"turn.completed","usage":{"input_tokens":10,"cached_input_tokens":0,"output_tokens":5}}'
 
 
-def go(tmp_path: Path, script: str, caps: Caps | None = None, **changes: Any) -> tuple[Report, float]:
+def go(
+    tmp_path: Path, script: str, caps: Caps | None = None, limits: Limits = UNLIMITED, **changes: Any
+) -> tuple[Report, float]:
     """One turn with `script` in the place of codex."""
     program = tmp_path / "bin" / "codex"
     program.parent.mkdir()
@@ -31,7 +34,7 @@ def go(tmp_path: Path, script: str, caps: Caps | None = None, **changes: Any) ->
     env = {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     turn = a_turn(AGENT, folder=tmp_path, env=env, **changes)
     caps = caps or Caps(wall_seconds=60, idle_seconds=30, retry_seconds=1)
-    return asyncio.run(drive(runtime("codex"), turn, tmp_path, caps, tmp_path / "lock"))
+    return asyncio.run(drive(runtime("codex"), turn, tmp_path, caps, tmp_path / "lock", limits=limits))
 
 
 def say(*lines: str) -> str:
@@ -43,6 +46,12 @@ def test_another_session_than_the_wanted_one_is_ended_at_once(tmp_path: Path) ->
     assert (report.end, report.session) == ("lost_session", None)
     assert "another session than t-0" in report.reason
     assert seconds < 30
+
+
+def test_a_cli_that_is_over_a_limit_has_failed_for_that(tmp_path: Path) -> None:
+    report, _ = go(tmp_path, f"{say(THREAD)}; yes >&2", limits=Limits(output=1_000_000))
+    assert (report.end, report.session) == ("failed", "t-1")
+    assert report.reason.startswith("ended, as it used more than it may: output: 1")
 
 
 def test_a_cli_that_only_tries_again_is_limited(tmp_path: Path) -> None:

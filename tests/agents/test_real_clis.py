@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from activities.agents import runtime
 from activities.agents.signals import executor_signal
 from activities.drive import Caps
-from tests.agents.desk import AGENTS, Desk
+from tests.agents.desk import AGENTS, CLIS, Desk, path
 from tests.models import Request, Step, bash, edit, refuse, say, script, use, write
 
 pytestmark = pytest.mark.agents
@@ -27,6 +28,7 @@ def desk(agent: str, tmp_path: Path) -> Desk:
 
 
 both = pytest.mark.parametrize("agent", list(AGENTS))
+REST = ["gemini", "opencode", "qwen"]
 pair = pytest.mark.parametrize("agent", ["claude-code", "codex"])
 """For what `test_real_ends` shows of the others."""
 claude = pytest.mark.parametrize("agent", ["claude-code"])
@@ -65,6 +67,22 @@ def test_edits_commits_and_says_so(desk: Desk) -> None:
     assert report.usage.cost_usd > 0
 
 
+@pytest.mark.parametrize(
+    "agent", ["claude-code", "codex", *(pytest.param(name, marks=pytest.mark.long) for name in REST)]
+)
+def test_its_model_s_host_is_enough(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
+    desk.only_the_model = True
+    program = runtime(desk.agent.runtime).program
+    wrapper = desk.repo / "bin" / program  # the model is on 127.0.0.1, which is the sandbox's own but for a proxy
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nNO_PROXY= no_proxy= exec {CLIS / program} "$@"\n')
+    wrapper.chmod(0o755)
+    desk.env = {"PATH": f"{wrapper.parent}:{path()}"}
+    report = desk.turn(script(use(bash("curl -sS http://example.org/")), say(DONE)))
+    assert (report.end, report.reason) == ("done", "")
+    assert "example.org:80" in capfd.readouterr().out
+
+
 @pair
 def test_resume_goes_on_in_the_session_and_counts_its_own_use(desk: Desk) -> None:
     first = desk.turn([say("one")], prompt="The first thing.")
@@ -88,7 +106,7 @@ def test_a_session_that_does_not_exist_is_lost_and_costs_nothing(desk: Desk) -> 
 @with_session_file
 def test_a_broken_session_is_lost(desk: Desk) -> None:
     first = desk.turn([say("one")])
-    files = [path for path in desk.home.rglob("*.jsonl") if "usage" not in path.name]
+    files = [path for path in desk.box.rglob("*.jsonl") if "usage" not in path.name]
     [file] = [path for path in files if str(first.session) in path.read_text()]
     file.write_text("{{{\n")
     assert desk.turn([], session=first.session).end == "lost_session"

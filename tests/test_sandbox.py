@@ -1,0 +1,515 @@
+"""What a command in a sandbox can see and do: attempts to do what it must not, under the real supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from activities import boxes, process
+from activities.agents.base import Keeps
+from activities.config import BadConfig, Config, Resources, SandboxSettings
+from activities.git.repository import open_repository
+from activities.git.worktree import create
+from activities.process import CannotStart, Command, Ended, Interrupted
+from activities.proxy import allowed
+from activities.sandbox import Limits, Network
+from console import doctor
+from tests.git.repos import git, make_repo
+from tests.kit import Kit, status_when
+from tests.test_process import STUBBORN_TREE, marked, start, until
+
+pytestmark = pytest.mark.skipif(
+    bool(process.sandbox_problem()), reason=f"no sandbox on this machine: {process.sandbox_problem()}"
+)
+
+
+@dataclass
+class Cell:
+    """A task's worktree of a user's repository, as an agent of the task has it."""
+
+    folder: Path
+    template: Path
+    mark: str = field(default_factory=lambda: f"cell-{uuid.uuid4().hex}")
+    lines: list[str] = field(default_factory=list)
+    limits: Limits = field(default_factory=lambda: Resources().limits())
+    network: Network = "full"
+    settings: SandboxSettings = field(default_factory=SandboxSettings)
+    keeps: tuple[Keeps, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.home, self.data = self.folder / "user", self.folder / "data"
+        self.home.mkdir()
+        (self.home / ".ssh").mkdir()
+        (self.home / ".ssh" / "id_rsa").write_text("SECRET\n")
+        self.repo = self.home / "src" / "app"
+        shutil.copytree(self.template, self.repo)
+        self.repository = open_repository(str(self.repo))
+        self.tree = self.worktree("task-1")
+
+    def worktree(self, key: str) -> Path:
+        path, main = self.data / "worktrees" / key, git(self.repo, "rev-parse", "main")
+        return create(self.repository, path, key, f"mergewright/{key}", main, "refs/heads/main").path
+
+    def command(self, script: str) -> Command:
+        temporary = str(boxes.temporary_of(self.data / "box"))
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        env = {
+            **process.base_environment(),
+            "PATH": path,
+            "HOME": str(self.home),
+            "TMPDIR": temporary,
+            "MARK": self.mark,
+        }
+        sandbox = boxes.make(
+            self.settings, self.data / "box", env,
+            data=self.data, write=[self.tree], read=[*boxes.of_repository(self.repository)],
+            keeps=self.keeps, network=self.network,
+        )  # fmt: skip
+        return Command(["bash", "-c", script], self.tree, env, sandbox=sandbox, limits=self.limits)
+
+    async def run(self, script: str, **options: Any) -> Ended:
+        given = {"wall_seconds": 60, "grace_seconds": 0.3, "on_line": self.lines.append, **options}
+        files = {name: self.folder / name for name in ("stdout", "stderr", "lock")}
+        return await process.run(self.command(script), **files, **given)
+
+    async def says(self, script: str, **options: Any) -> str:
+        """All that it prints, on both outputs."""
+        self.lines.clear()
+        await self.run(f"exec 2>&1\n{script}", **options)
+        return "\n".join(self.lines)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_repo(tmp_path_factory.mktemp("template") / "repo", files={"app.py": "VALUE = 1\n"})
+
+
+@pytest.fixture
+def cell(tmp_path: Path, template: Path) -> Iterator[Cell]:
+    made = Cell(tmp_path, template)
+    yield made
+    for pid in marked(made.mark):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+# --- what it sees ----------------------------------------------------------------------------------------------------
+
+
+async def test_it_works_and_commits_in_its_worktree(cell: Cell) -> None:
+    said = await cell.says("echo 'VALUE = 2' > app.py && git commit -qam two && git log --format=%s && pwd")
+    assert said.splitlines() == ["two", "first", str(cell.tree)]
+    assert (cell.tree / "app.py").read_text() == "VALUE = 2\n"
+
+
+async def test_nothing_of_the_home_is_seen_but_what_is_named(cell: Cell) -> None:
+    (cell.home / "notes").write_text("mine\n")
+    (cell.home / ".netrc").write_text("password\n")
+    git(cell.repo, "config", "remote.up.url", "https://TOKEN@example.org/")
+    cell.settings = SandboxSettings(read=[str(cell.home / "notes")], hide=[f"{cell.repo}/.git/config"])
+    said = await cell.says(
+        "cat ~/.ssh/id_rsa ~/.netrc ~/src/app/.git/config; ls ~/.ssh; cat ~/notes; echo more > ~/notes; ls /home /run"
+    )
+    assert "SECRET" not in said
+    assert "password" not in said
+    assert "TOKEN" not in said
+    assert "mine" in said
+    assert (cell.home / "notes").read_text() == "mine\n"
+
+
+async def test_a_program_that_is_not_seen_is_told_apart(cell: Cell) -> None:
+    program = cell.home / "agent"
+    program.write_text("#!/bin/sh\necho hello\n")
+    program.chmod(0o755)
+    files = {name: cell.folder / name for name in ("stdout", "stderr", "lock")}
+    with pytest.raises(CannotStart, match=f"{program} is not seen in the sandbox: name it in `read`"):
+        await process.run(replace(cell.command(""), argv=[str(program)]), **files, wall_seconds=60)
+    cell.settings = SandboxSettings(read=[str(program)])
+    assert (await process.run(replace(cell.command(""), argv=[str(program)]), **files, wall_seconds=60)).exit_code == 0
+
+
+async def test_its_own_home_and_temporary_files_are_kept(cell: Cell) -> None:
+    await cell.says("echo one > ~/kept; echo two > /tmp/kept; echo three > $TMPDIR/other")
+    assert await cell.says("cat ~/kept /tmp/kept /var/tmp/other") == "one\ntwo\nthree"
+    assert not (cell.home / "kept").exists()
+    assert not Path("/tmp/kept").exists()
+
+
+async def test_a_data_folder_that_is_the_home(cell: Cell) -> None:
+    cell.home = cell.data
+    assert await cell.says("echo kept > ~/kept; ls ~") == "box\nkept\nworktrees"
+    assert await cell.says("cat ~/kept; ls ~/worktrees") == "kept\ntask-1"
+    assert not (cell.data / "kept").exists()
+
+
+async def test_no_other_task_nor_the_worker_is_seen(cell: Cell) -> None:
+    other = cell.worktree("task-2")
+    (other / "private").write_text("OTHERS\n")
+    (cell.data / "config.toml").write_text("KEYS\n")
+    said = await cell.says(f"cat {other}/private {cell.data}/config.toml; ls {cell.data} {cell.data}/worktrees")
+    assert "OTHERS" not in said
+    assert "KEYS" not in said
+    assert said.splitlines()[-1] == "task-1"
+
+
+async def test_the_worker_s_environment_is_not_seen(cell: Cell) -> None:
+    secret = uuid.uuid4().hex
+    with start("env", f"WORKERS_KEY={secret}", "sleep", "60") as neighbour:
+        said = await cell.says("cat /proc/*/environ /proc/$PPID/environ | tr '\\0' '\\n'; ls /proc | grep -c '^[0-9]'")
+        neighbour.kill()
+    assert secret not in said
+    assert "TEMPORAL" not in said
+    assert int(said.splitlines()[-1]) <= 6  # the supervisor, the shell, and what it runs
+
+
+# --- what it writes --------------------------------------------------------------------------------------------------
+
+
+USERS = [
+    "app.py",
+    *(f".git/{name}" for name in ("config", "hooks/post-commit", "refs/heads/main", "HEAD", "objects/x")),
+]
+
+
+async def test_the_user_s_checkout_cannot_be_written(cell: Cell) -> None:
+    files = [cell.repo / name for name in USERS]
+    before = [file.read_bytes() if file.exists() else None for file in files]
+    for file in files:
+        said = await cell.says(
+            f"echo hacked >> {file}; rm -f {file}; mv {file} {file}.old; ln -sf x {file}; mkdir {file}"
+        )
+        assert said.count("Read-only file system") >= 3
+    assert [file.read_bytes() if file.exists() else None for file in files] == before
+
+
+async def test_neither_git_nor_the_clone_lead_into_the_repository(cell: Cell) -> None:
+    lent = cell.tree / ".git" / "objects" / "info" / "alternates"
+    said = await cell.says(
+        f"git -C {cell.repo} commit --allow-empty -m x; git -C {cell.repo} update-ref refs/heads/main HEAD~0 ''; "
+        f"git -C {cell.repo} config core.hooksPath /tmp; git push {cell.repo} HEAD:main HEAD:refs/heads/new; "
+        f"rm $(cat {lent})/../HEAD; cat {lent}"
+    )
+    assert "Read-only file system" in said
+    assert git(cell.repo, "for-each-ref", "--format=%(refname)", "refs/heads") == "refs/heads/main"
+    assert git(cell.repo, "config", "--default", "none", "core.hooksPath") == "none"
+
+
+async def test_another_worktree_cannot_be_written(cell: Cell) -> None:
+    other = cell.worktree("task-2")
+    await cell.says(f"mkdir -p {other}; echo hacked > {other}/app.py; rm -rf {cell.data}/worktrees/*")
+    assert (other / "app.py").read_text() == "VALUE = 1\n"
+    assert (cell.tree / "app.py").exists() is False  # its own it may empty
+
+
+async def test_the_machine_cannot_be_written(cell: Cell) -> None:
+    places = ["/usr/bin/x", "/etc/x", "/opt/x", "/var/lib/x", "/x", f"{sys.prefix}/x", "/proc/sys/x", "/sys/x"]
+    await cell.says("".join(f"echo hacked > {place};" for place in places))
+    assert [place for place in places if Path(place).exists()] == []
+
+
+async def test_mounts_stay_as_they_are(cell: Cell) -> None:
+    """Also for root: to take away what covers a home needs a right that it has not."""
+    said = await cell.says(
+        f"umount {cell.home}; umount -l /tmp; mount -o remount,rw /; mount -t tmpfs x /mnt; mknod d b 254 0; "
+        f"for how in -m -Ur -Urm; do unshare $how sh -c 'umount {cell.home}; cat ~/.ssh/id_rsa'; done"
+    )
+    assert "SECRET" not in said
+    assert not (cell.tree / "d").exists()
+    assert await cell.says("touch /usr/x") != ""
+
+
+async def test_what_a_cli_keeps(cell: Cell) -> None:
+    folder = cell.home / ".tool"
+    folder.mkdir()
+    for name in ("login", "settings", "state", "history"):
+        (folder / name).write_text(f"{name}\n")
+    cell.keeps = (Keeps(("$TOOL_HOME", "~/.tool"), login=("login",), settings=("settings",), copied=("state",)),)
+    said = await cell.says(
+        "cd ~/.tool; cat login settings state history; for f in *; do echo new >> $f; done; echo x > made"
+    )
+    assert said.splitlines()[:3] == ["login", "settings", "state"]
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "login": "login\nnew\n", "settings": "settings\n", "state": "state\n", "history": "history\n",
+    }  # fmt: skip
+    assert await cell.says("cat ~/.tool/state ~/.tool/made") == "state\nnew\nx"
+
+
+async def test_a_link_that_was_left_in_the_box_leads_nowhere(cell: Cell) -> None:
+    """Bubblewrap makes the places that it mounts on."""
+    outside = cell.folder / "outside"
+    outside.mkdir()
+    (cell.home / ".tool").mkdir()
+    (cell.home / ".tool" / "settings").write_text("mine\n")
+    await cell.says(f"ln -s /oldroot{outside} ~/.tool; ln -s {outside} ~/src")
+    cell.keeps = (Keeps(("~/.tool",), settings=("settings",)),)
+    assert await cell.says("cat ~/.tool/settings") == "mine"
+    assert list(outside.iterdir()) == []
+
+
+# --- other processes -------------------------------------------------------------------------------------------------
+
+
+async def test_no_other_process_can_be_signalled_or_traced(cell: Cell) -> None:
+    with start("sleep", "60") as neighbour:
+        trace = f"import ctypes; print(ctypes.CDLL(None, use_errno=True).ptrace(16, {neighbour.pid}, 0, 0))"
+        said = await cell.says(f"kill -9 {neighbour.pid} {os.getpid()}; python3 -c '{trace}'; kill -9 -1")
+        assert "No such process" in said
+        assert "-1" in said
+        assert neighbour.poll() is None
+        neighbour.kill()
+
+
+async def test_nothing_is_left_of_daemons(cell: Cell) -> None:
+    ended = await cell.run(STUBBORN_TREE + "exit 3")
+    assert (ended.exit_code, marked(cell.mark)) == (3, [])
+    running = asyncio.create_task(cell.run(STUBBORN_TREE + "sleep 60"))
+    await until(lambda: "ready" in cell.lines[1:])
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert marked(cell.mark) == []
+
+
+async def test_a_second_run_evicts_the_first(cell: Cell) -> None:
+    first = asyncio.create_task(cell.run("echo up; sleep 60"))
+    await until(lambda: "up" in cell.lines)
+    assert (await cell.run("true")).exit_code == 0
+    with pytest.raises(Interrupted):
+        await first
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+class _Hello(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"hello\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hello) as serving:
+        threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield serving.server_address[1]
+        serving.shutdown()
+
+
+FETCH = """
+import sys, urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode().strip())
+except OSError as error:
+    print(error)
+"""
+CONNECT = """
+import socket, sys
+s = socket.create_connection(("127.0.0.1", 3128))
+s.sendall(f"CONNECT {sys.argv[1]} HTTP/1.1\\r\\n\\r\\n".encode())
+said = s.recv(1000).decode().split("\\r\\n")[0]
+if " 200 " in said:
+    s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+    said += s.makefile().read().split("\\n")[-2]
+print(said)
+"""
+
+
+async def test_without_a_network_there_is_none_but_its_own(cell: Cell, server: int) -> None:
+    assert await cell.says(f"python3 -c '{FETCH}' http://127.0.0.1:{server}/") == "hello"
+    cell.network = "none"
+    assert "refused" in await cell.says(f"python3 -c '{FETCH}' http://127.0.0.1:{server}/")
+    own = 'import socket; s = socket.create_server(("127.0.0.1", 0)); socket.create_connection(s.getsockname())'
+    assert (await cell.run(f"python3 -c '{own}'")).exit_code == 0
+
+
+async def test_only_hosts_of_the_list_are_reached(
+    cell: Cell, server: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    cell.network = (f"localhost:{server}",)
+    fetch = f"NO_PROXY= no_proxy= python3 -c '{FETCH}' http"
+    said = await cell.says(
+        f"{fetch}://localhost:{server}/; {fetch}://127.0.0.1:{server}/; {fetch}://example.org/;"
+        f"for to in localhost:{server} localhost:22 rubbish; do python3 -c '{CONNECT}' $to; done"
+    )
+    assert said.splitlines() == [
+        "hello", "HTTP Error 403: Forbidden", "HTTP Error 403: Forbidden",
+        "HTTP/1.1 200 Connection establishedhello", "HTTP/1.1 403 Forbidden", "HTTP/1.1 403 Forbidden",
+    ]  # fmt: skip
+    assert "example.org:80" in capfd.readouterr().out
+    direct = 'import socket; socket.create_connection(("1.1.1.1", 443), 5)'
+    assert "unreachable" in await cell.says(f"python3 -c '{direct}'")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "port", "fits"),
+    [
+        (("a.example",), "a.example", 443, True),
+        (("a.example",), "A.Example.", 80, True),
+        (("a.example",), "a.example", 22, False),
+        (("a.example",), "b.a.example", 443, False),
+        (("a.example",), "a.example.evil", 443, False),
+        (("*.example",), "a.b.example", 443, True),
+        (("*.example",), "example", 443, False),
+        (("*.example",), "badexample", 443, False),
+        (("a.example:8443",), "a.example", 8443, True),
+        (("a.example:8443",), "a.example", 443, False),
+        ((), "a.example", 443, False),
+    ],
+)
+def test_which_hosts_are_allowed(hosts: tuple[str, ...], host: str, port: int, fits: bool) -> None:
+    assert allowed(hosts, host, port) == fits
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_fork_bomb(cell: Cell) -> None:
+    cell.limits = Limits(processes=200)
+    ended = await cell.run("bomb() { bomb | bomb & }; bomb; sleep 60")
+    assert (ended.by, ended.exit_code, ended.limit.partition(":")[0]) == ("limit", None, "processes")
+    assert marked(cell.mark) == []
+
+
+async def test_threads_count_as_processes(cell: Cell) -> None:
+    cell.limits = Limits(processes=50)
+    threads = "import threading, time\nfor _ in range(80): threading.Thread(target=time.sleep, args=(60,)).start()"
+    ended = await cell.run(f"python3 -c '{threads}'")
+    assert (ended.by, ended.limit.endswith("and 50 are allowed")) == ("limit", True)
+
+
+async def test_the_memory_of_all_together(cell: Cell) -> None:
+    cell.limits = Limits(memory=150_000_000)
+    eat = "import time; eaten = bytearray(60_000_000); time.sleep(60)"
+    ended = await cell.run(f"for i in 1 2 3 4; do python3 -c '{eat}' & done; wait")
+    assert ended.limit.startswith("memory: ")
+
+
+async def test_files_in_memory_are_memory(cell: Cell) -> None:
+    cell.limits = Limits(memory=150_000_000)
+    ended = await cell.run("head -c 200000000 /dev/zero > /dev/shm/x; sleep 60")
+    assert ended.limit.startswith("memory: ")
+
+
+async def test_what_is_shared_counts_once(cell: Cell) -> None:
+    cell.limits = Limits(memory=150_000_000)
+    share = "import os, time\neaten = bytearray(100_000_000)\nfor _ in range(3): os.fork()\ntime.sleep(1.5)"
+    assert (await cell.run(f"python3 -c '{share}'")).exit_code == 0
+
+
+async def test_a_disk_filler(cell: Cell) -> None:
+    cell.limits = Limits(disk=50_000_000)
+    ended = await cell.run("i=0; while :; do i=$((i+1)); head -c 10000000 /dev/zero > ~/f$i; sleep 0.05; done")
+    assert (ended.by, ended.limit.partition(":")[0]) == ("limit", "disk")
+
+
+async def test_one_file_is_not_larger_than_the_disk_may_be(cell: Cell) -> None:
+    cell.limits = Limits(disk=5_000_000)
+    await cell.run("head -c 10000000 /dev/zero > large; true")
+    assert (cell.tree / "large").stat().st_size == 5_000_000
+
+
+async def test_more_output_than_it_may(cell: Cell) -> None:
+    cell.limits = Limits(output=3_000_000)
+    ended = await cell.run("yes & yes >&2 & trap '' TERM; yes")
+    assert (ended.by, ended.limit[:9], ended.limit[-23:]) == ("limit", "output: 3", " and 3.0 MB are allowed")
+    assert sum((cell.folder / name).stat().st_size for name in ("stdout", "stderr")) <= 3_000_000
+
+
+async def test_open_files_and_priority(cell: Cell) -> None:
+    cell.limits = replace(Resources(open_files=100, nice=7).limits())
+    assert await cell.says("ulimit -n; ulimit -Hn; nice") == "100\n100\n7"
+
+
+async def test_limits_without_a_sandbox(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGEWRIGHT_NO_NAMESPACE", "1")
+    files = {name: cell.folder / name for name in ("stdout", "stderr", "lock")}
+    env = {**process.base_environment(), "MARK": cell.mark}
+    for script, limits in (
+        ("yes", Limits(output=1_000)),
+        ("for i in `seq 60`; do sleep 60 & done; wait", Limits(processes=50)),
+    ):
+        command = Command(["sh", "-c", script], cell.tree, env, limits=limits)
+        assert (await process.run(command, **files, wall_seconds=60)).by == "limit"
+    assert marked(cell.mark) == []
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_kept_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert boxes.wanted(SandboxSettings())
+    assert not boxes.wanted(SandboxSettings(mode="off"))
+    with pytest.raises(BadConfig, match='mode = "off"'):
+        boxes.wanted(SandboxSettings(mode="off", network="none"))
+    monkeypatch.setenv("MERGEWRIGHT_NO_NAMESPACE", "1")
+    assert not boxes.wanted(SandboxSettings())
+    for settings in (
+        SandboxSettings(mode="on"),
+        SandboxSettings(network=["a.example"]),
+        SandboxSettings(gate_network="none"),
+    ):
+        with pytest.raises(BadConfig, match="MERGEWRIGHT_NO_NAMESPACE"):
+            boxes.wanted(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "said"),
+    [
+        ({}, "ok", "bubblewrap works"),
+        ({"mode": "off"}, "warning", 'mode = "off"'),
+        ({"mode": "off", "network": "none"}, "error", "only with one can the network"),
+    ],
+)
+def test_the_doctor_says_what_there_is(settings: dict[str, str], state: str, said: str) -> None:
+    found = doctor.sandbox(Config(sandbox=SandboxSettings.model_validate(settings)))
+    assert (found.name, found.state) == ("sandbox", state)
+    assert said in found.text
+
+
+# --- a task ----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_over_a_limit_is_told(kit: Kit) -> None:
+    with kit.config.open("a") as file:
+        file.write("[sandbox.limits]\noutput_gb = 0.001\n")
+    work = kit.agent(executor=[{"write": {"new.txt": "new\n"}}])
+    loud = {"name": "loud", "command": "yes"}
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=work, gates=[loud], limits={"max_gate_failures": 1}))
+        status = await status_when(handle, lambda now: now.blocked is not None)
+        await handle.signal("abandon")
+        await handle.result()
+    assert status.blocked is not None
+    assert "(limit: output) The gate printed more than the operator allows." in status.blocked.text
+
+
+async def test_what_a_repository_says_narrows_the_network_of_a_gate(kit: Kit, server: int) -> None:
+    work = kit.agent(executor=[{"write": {"new.txt": "new\n"}}])
+    fetch = f"{sys.executable} -c '{FETCH}' http://127.0.0.1:{server}/ | grep -q"
+    gates = [
+        {"name": "with", "command": f"{fetch} hello"},
+        {"name": "without", "command": f"{fetch} refused", "network": "none"},
+    ]
+    async with kit.worker():
+        assert (await kit.run(agent=work, gates=gates)).outcome == "merged"
+    kit.assert_clean()
+    assert list(kit.home.root.glob("runs/*/box")) == []
