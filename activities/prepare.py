@@ -7,6 +7,7 @@ import shlex
 import shutil
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,7 +29,7 @@ from activities.process import base_environment
 from activities.protected import SETTINGS_FILE, policy_settings, queue_settings
 from activities.settings import INVALID_TASK, NO_ROOM, AgentSpec, GateSpec, TaskInput, TaskSettings, explain
 from activities.settle import settle
-from activities.site import Site, blocking, invalid, task_branch, write_atomically
+from activities.site import Site, blocking, invalid, read_json, task_branch, write_atomically
 
 REPOSITORY_QUOTA = "repository/"
 _ENVIRONMENTS: dict[str, Any] = {
@@ -153,7 +154,10 @@ class PrepareActivities:
         for stale in (self.site.home.root / "worktrees").glob(f"{safe_name(ref.task_id)}.*"):
             key = stale.name
             if stale.is_dir() and key != ref.key:
-                settle(self.site.home, ref.model_copy(update={"key": key}), "replaced by a new run", None)
+                known = read_json(self.site.home.run(key) / "ref.json")  # it may have been for another repository
+                earlier = TaskRef.model_validate(known) if known else ref.model_copy(update={"key": key})
+                with suppress(RepositoryProblem):  # that is gone: the janitor tells of the worktree
+                    settle(self.site.home, earlier, "replaced by a new run", None)
 
 
 def target_and_settings(repository: Repository, task: TaskInput) -> tuple[str, str, TaskSettings]:

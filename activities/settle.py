@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from activities.contracts import Settled, TaskRef
@@ -13,8 +14,8 @@ from activities.git import turns
 from activities.git.candidate import unpin
 from activities.git.clone import WorktreeBroken, delete
 from activities.git.repository import open_repository
-from activities.git.salvage import save
-from activities.git.worktree import Worktree
+from activities.git.salvage import Saved, save
+from activities.git.worktree import Worktree, create
 from activities.home import Home
 from activities.site import task_branch, write_model
 
@@ -35,10 +36,8 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = Non
         worktree = Worktree(open_repository(ref.repo), path, ref.key, task_branch(ref.task_id), ref.target)
         saved = None
         if settled is None or path.exists():
-            # Also when the folder is gone: then what was published is saved. Raised: nothing of it is left at all.
-            with suppress(WorktreeBroken):
-                also = () if landed_head else tuple(turns.kept(worktree).values())
-                saved = save(worktree, task_id=ref.task_id, outcome=outcome, kept=landed_head, also=also)
+            also = () if landed_head else tuple(turns.kept(worktree).values())
+            saved = _saved(worktree, partial(save, task_id=ref.task_id, outcome=outcome, kept=landed_head, also=also))
         if settled is None or saved is not None:
             settled = Settled(salvage_ref=saved.ref if saved else None, salvaged_files=saved.files if saved else 0)
             write_model(record, settled)
@@ -50,6 +49,19 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = Non
             delete(home.run(ref.key) / "box")
     home.worktree_lock(ref.key).unlink(missing_ok=True)
     return settled
+
+
+def _saved(worktree: Worktree, saving: Callable[[Worktree], Saved | None]) -> Saved | None:
+    """Also when the folder is gone: then it is what was published. None as well where nothing of it is left at all."""
+    try:
+        return saving(worktree)
+    except WorktreeBroken:
+        if not worktree.path.is_dir():
+            return None
+    # Its refs were removed, or the repository was made anew in its place; the files are there, so they count from the
+    # target as it is now.
+    base = worktree.repository.tip(worktree.target)
+    return saving(create(worktree.repository, worktree.path, worktree.key, worktree.branch, base, worktree.target))
 
 
 @contextmanager
