@@ -192,9 +192,8 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     worktree = worktree_of(home, ref)
     if given.commit is not None:
         worktree.put_back(given.commit)
-    if given.rewind is not None and not (folder / "rewound").exists():
-        turns.rewind(worktree, given.rewind, f"{given.turn}-before")
-        write_atomically(folder / "rewound", str(given.rewind))  # what an interrupted attempt has done since stays
+    if given.rewind is not None:
+        _rewind(worktree, given.rewind, given.turn, folder / "rewound")
     noted = folder / "session"
     interrupted = noted.exists()
     session = noted.read_text() if interrupted else given.session
@@ -280,6 +279,15 @@ def _environment(config: Config, found: Runtime, agent: AgentSpec) -> tuple[Agen
         return agent.model_copy(update={"env": config.filled_in(agent.env, os.environ)}), given
     except BadConfig as problem:
         raise ApplicationError(str(problem), type="BadConfig") from problem
+
+
+def _rewind(worktree: Worktree, to: int, turn: int, record: Path) -> None:
+    """Once: what an interrupted attempt has done since stays. Again, when an operator wants another turn meanwhile."""
+    done = record.read_text().split() if record.exists() else []
+    if done[-1:] != [str(to)]:
+        again = f"-{len(done)}" if done else ""
+        turns.rewind(worktree, to, f"{turn}-before{again}")
+        write_atomically(record, " ".join([*done, str(to)]))
 
 
 def _caps_left(caps: TurnCaps, carried: Usage) -> TurnCaps:

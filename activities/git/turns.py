@@ -37,14 +37,16 @@ def kept(worktree: Worktree) -> dict[str, str]:
 def rewind(worktree: Worktree, turn: int, before: str) -> None:
     """Makes files and branch what they were after `turn`; ignored files stay, and no merge is in progress any more.
 
-    What is there is kept as `before` first. What was uncommitted then is staged now. Raises RepositoryProblem: there is
-    nothing of that turn.
+    What is there is kept as `before` first; by a second run, after one that was killed, no more: that would find what
+    the first one has put there. What was uncommitted then is staged now. Raises RepositoryProblem: there is nothing of
+    that turn.
     """
     found = kept(worktree)
     if (commit := found.get(str(turn))) is None:
         there = ", ".join(name for name in found if name.isdigit()) or "none"
         raise RepositoryProblem(f"nothing is kept of turn {turn}; there is of: {there}")
-    keep(worktree, before)
+    if before not in found:
+        keep(worktree, before)
     with worktree.repository.git() as git:
         head = git("rev-parse", f"{commit}^1")
         worktree.put_back(commit)

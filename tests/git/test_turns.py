@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from activities.git import turns
 from activities.git.repository import Repository, RepositoryProblem
 from activities.git.salvage import save
 from activities.git.worktree import Worktree
+from activities.turn import _rewind
 from tests.git.repos import commit, git, run_git, write
 from tests.git.worktrees import status
 
@@ -47,6 +49,30 @@ def test_a_worktree_goes_back_to_an_earlier_turn_and_nothing_is_lost(worktree: W
     assert git(worktree.path, "status", "--porcelain") == ""
     turns.rewind(worktree, 2, "4-before")
     assert (worktree.path / "b").read_text() == "2"
+
+
+def test_what_a_killed_rewind_has_kept_is_not_overwritten_by_the_next(worktree: Worktree) -> None:
+    turns.keep(worktree, "1")
+    write(worktree.path, {"by-hand": "1"})
+    turns.rewind(worktree, 1, "2-before")
+    turns.rewind(worktree, 1, "2-before")
+    kept = turns.kept(worktree)["2-before"]
+    assert "by-hand" in git(worktree.repository.path, "ls-tree", "--name-only", kept).split()
+
+
+def test_a_turn_that_was_interrupted_goes_back_again_only_when_another_turn_is_wanted(
+    worktree: Worktree, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        write(worktree.path, {"number": str(number)})
+        turns.keep(worktree, str(number))
+    _rewind(worktree, 2, 3, tmp_path / "rewound")
+    write(worktree.path, {"since": "1"})
+    _rewind(worktree, 2, 3, tmp_path / "rewound")
+    assert (worktree.path / "since").exists()
+    _rewind(worktree, 1, 3, tmp_path / "rewound")
+    assert files(worktree)["number"] == b"1"
+    assert "since" in git(worktree.repository.path, "ls-tree", "--name-only", turns.kept(worktree)["3-before-1"])
 
 
 def test_a_merge_in_progress_is_over_then(worktree: Worktree) -> None:
