@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from activities.config import Disk
@@ -20,15 +21,17 @@ class DiskFull(Exception):
 
 def used(path: Path) -> int:
     """Bytes on the disk of a file or folder; what cannot be read, or is gone meanwhile, counts nothing."""
-    try:
-        if path.is_symlink() or not path.is_dir():
-            return path.lstat().st_blocks * 512
-        with os.scandir(path) as entries:
-            return sum(
-                used(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else _blocks(entry) for entry in entries
-            )
-    except OSError:
-        return 0
+    if path.is_symlink() or not path.is_dir():
+        return _blocks(path)
+    found, folders = 0, [str(path)]
+    while folders:  # no recursion: what agents and gates leave may be deep
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    found += _blocks(entry)
+    return found
 
 
 def share(home: Home, runs: Iterable[Run], common_dir: Path) -> int:
@@ -56,8 +59,8 @@ def check_room(home: Home, disk: Disk, common_dir: Path) -> None:
         )
 
 
-def _blocks(entry: os.DirEntry[str]) -> int:
+def _blocks(entry: os.DirEntry[str] | Path) -> int:
     try:
-        return entry.stat(follow_symlinks=False).st_blocks * 512
+        return os.lstat(entry).st_blocks * 512
     except OSError:
         return 0

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import structlog
 from temporalio import activity
+from temporalio.service import RPCError
 
 from activities.config import Config, load
 from activities.contracts import CleanedUp, CleanUpInput, LeftAlone, Removed
@@ -24,12 +25,10 @@ from activities.disk import GB, share, used
 from activities.git import salvaged, slot
 from activities.git.clone import delete
 from activities.git.locks import exclusive
-from activities.git.repository import RepositoryProblem
-from activities.git.run import GitError, UnsupportedRepository
 from activities.home import Home
 from activities.leftovers import Leftover, delete_unused, leftovers, stale_locks
 from activities.runs import Run, State, as_repository, known_repositories, known_runs, state_of
-from activities.settle import InUse, settle
+from activities.settle import settle
 from activities.site import Site, blocking, note_repository, read_json, write_atomically, write_model
 
 log = structlog.get_logger()
@@ -40,8 +39,8 @@ RECENT_DAYS = 1.0
 UNSETTLED = "ended without settling"
 MOST_TOLD = 50
 """Entries of each list in an activity's result: bulk stays out of the history."""
-TROUBLE = (InUse, RepositoryProblem, UnsupportedRepository, GitError, OSError)
-"""What keeps one thing from being removed, and nothing else."""
+MOST_NAMED = 5
+"""Things in the name of what is removed together."""
 
 
 class JanitorActivities:
@@ -105,7 +104,7 @@ class Janitor:
         await self._salvages()
         over = await self._runs_that_are_over()
         await blocking(self._repositories)
-        await blocking(self._by_size, over)
+        await self._by_size(over)
         held = await blocking(used, self.home.root)
         return CleanedUp(
             at=self.now,
@@ -120,14 +119,22 @@ class Janitor:
 
     def remove(self, what: str, name: str, why: str, action: Callable[[], object], freed: int = 0) -> bool:
         """One thing; in a dry run it is only told. False: it stays; it is listed, unless the action said False, too."""
-        try:
+        with self.apart(name):
             if not self.dry_run and action() is False:
                 return False
-        except TROUBLE as problem:
-            self.leave(name, str(problem))
-            return False
-        self.removed.append(Removed(what=what, name=name, why=why, freed=freed))
-        return True
+            self.removed.append(Removed(what=what, name=name, why=why, freed=freed))
+            return True
+        return False
+
+    @contextmanager
+    def apart(self, name: str) -> Iterator[None]:
+        """Whatever is the matter with one thing (an agent may have made it) keeps that one, and nothing else."""
+        try:
+            yield
+        except RPCError:  # nobody can say what is over
+            raise
+        except Exception as problem:
+            self.leave(name, " ".join(str(problem).split())[:500] or type(problem).__name__)
 
     def leave(self, name: str, why: str) -> None:
         self.left.append(LeftAlone(name=name, why=why))
@@ -163,7 +170,8 @@ class Janitor:
             self._leave_all(run, things, f"its repository {run.ref.repo} is gone, so nothing in it can be saved there")
             return
         why = f"task {run.ref.task_id} has ended"
-        name = "; ".join(thing.name for thing in things)
+        more = f"; and {len(things) - MOST_NAMED} more" if len(things) > MOST_NAMED else ""
+        name = "; ".join(thing.name for thing in things[:MOST_NAMED]) + more
         if not self.remove("worktree", name, why, partial(settle, self.home, run.ref, UNSETTLED), freed):
             self.unsettled.add(run.key)
 
@@ -188,10 +196,11 @@ class Janitor:
 
     async def _salvages(self) -> None:
         for common_dir in self.repositories.values():
-            try:
+            if not common_dir.is_dir():
+                continue  # see `_repositories`
+            found = list[salvaged.Salvage]()
+            with self.apart(f"the saved work in {common_dir}"):
                 found = await blocking(salvaged.listing, as_repository(common_dir))
-            except TROUBLE:
-                continue  # the repository is gone: see `_repositories`
             for one in found[self.keep.salvage_count :]:
                 if not self.older(one.when.timestamp(), self.keep.salvage_days):
                     continue
@@ -207,15 +216,16 @@ class Janitor:
         """Removes the old ones; the others, the oldest first, with the time since when they are over."""
         over = []
         for key, run in self.runs.items():
-            since = await self._over_since(run)
-            if since is None:
-                continue
-            if not self.older(since, self.keep.runs_days):
-                over.append((since, run))
-            elif await self.state(run) != "running":
-                await blocking(self._remove_run, key, f"over for more than {self.keep.runs_days:g} days")
+            with self.apart(str(self.home.run(key))):
+                since = await self._over_since(run)
+                if since is None:
+                    continue
+                if not self.older(since, self.keep.runs_days):
+                    over.append((since, run))
+                elif await self.state(run) != "running":
+                    await blocking(self._remove_run, key, f"over for more than {self.keep.runs_days:g} days")
         for folder in (self.home.root / "runs").glob("*"):
-            if folder.name not in self.runs and self.older(folder.stat().st_mtime, 1 / 24):
+            if folder.name not in self.runs and self._old_file(folder, 1 / 24):
                 self.leave(str(folder), "it does not say whose it is: look into it, and remove it by hand")
         return sorted(over, key=lambda one: one[0])
 
@@ -235,7 +245,8 @@ class Janitor:
             return None
         if run.common_dir is not None:
             await blocking(note_repository, self.home, run.common_dir)
-        await blocking(shutil.rmtree, folder / "tmp", True)
+        with suppress(OSError):
+            await blocking(delete, folder / "tmp")
         await blocking(write_atomically, stamp, json.dumps({"since": self.now}))
         return self.now
 
@@ -243,12 +254,8 @@ class Janitor:
         """It ended before it had anything, or its repository is gone: nothing of it is left but the run folder."""
         if self.states[run.key] != "ended":
             return False
-        try:
-            if run.common_dir is not None:
-                settle(self.home, run.ref, UNSETTLED)
-        except TROUBLE as problem:
-            self.leave(str(self.home.run(run.key)), str(problem))
-            return False
+        if run.common_dir is not None:
+            settle(self.home, run.ref, UNSETTLED)
         return True
 
     def _remove_run(self, key: str, why: str) -> int:
@@ -260,22 +267,25 @@ class Janitor:
 
     def _repositories(self) -> None:
         for folder in sorted((self.home.root / "repositories").glob("*")):
-            common_dir = self.repositories.get(folder.name)
-            if common_dir is None:
-                self.leave(
-                    str(folder), "it does not say of which repository it is: look into it, and remove it by hand"
-                )
-            elif not common_dir.is_dir():
-                self._gone(folder, common_dir)
-            else:
-                if not self.dry_run:
-                    (folder / "gone.json").unlink(missing_ok=True)
-                self._slots(folder, self.keep.slots_days, f"not used for {self.keep.slots_days:g} days")
-                self._records(folder / "results", self.keep.results_days, "results")
-                self._records(folder / "gates", self.keep.runs_days, "logs")
+            with self.apart(str(folder)):
+                self._repository(folder)
         for common_dir in self.repositories.values():
-            for lock in stale_locks(common_dir, self.now):
-                self.remove("lock", str(lock), "a killed git has left it", partial(lock.unlink, missing_ok=True))
+            with self.apart(f"locks in {common_dir}"):
+                for lock in stale_locks(common_dir, self.now):
+                    self.remove("lock", str(lock), "a killed git has left it", partial(lock.unlink, missing_ok=True))
+
+    def _repository(self, folder: Path) -> None:
+        common_dir = self.repositories.get(folder.name)
+        if common_dir is None:
+            self.leave(str(folder), "it does not say of which repository it is: look into it, and remove it by hand")
+        elif not common_dir.is_dir():
+            self._gone(folder, common_dir)
+        else:
+            if not self.dry_run:
+                (folder / "gone.json").unlink(missing_ok=True)
+            self._slots(folder, self.keep.slots_days, f"not used for {self.keep.slots_days:g} days")
+            self._records(folder / "results", self.keep.results_days, "results")
+            self._records(folder / "gates", self.keep.runs_days, "logs")
 
     def _gone(self, folder: Path, common_dir: Path) -> None:
         """Its slots and results are of no use without it. A disk may only be away for a while, so it takes its time."""
@@ -292,11 +302,12 @@ class Janitor:
     def _slots(self, folder: Path, days: float, why: str) -> int:
         freed = 0
         for one in (folder / "slots").glob("*"):
-            held = used(one)
-            idle = (one / "tree").exists() and self.older((one / "lock").stat().st_mtime, days)
-            action = partial(slot.clear, one, self.now - days * DAY)
-            if idle and self.remove("slot", str(one), why, action, held):
-                freed += held
+            with self.apart(str(one)):
+                held = used(one)
+                idle = (one / "tree").exists() and self.older((one / "lock").stat().st_mtime, days)
+                action = partial(slot.clear, one, self.now - days * DAY)
+                if idle and self.remove("slot", str(one), why, action, held):
+                    freed += held
             for aside in one.glob("*.left-*"):
                 self.leave(str(aside), "a gate left it to another user: delete it by hand")
         return freed
@@ -316,21 +327,23 @@ class Janitor:
 
     # --- by size ---------------------------------------------------------------------------------------
 
-    def _by_size(self, over: list[tuple[float, Run]]) -> None:
+    async def _by_size(self, over: list[tuple[float, Run]]) -> None:
         """Where the disk is too full for another worktree: idle slots, then run folders of tasks that are over, the
         oldest first. Never a salvage."""
         short = int(self.disk.floor_gb * GB) - shutil.disk_usage(self.home.root).free
         for name, common_dir in self.repositories.items():
             excess = short
             if self.disk.cap_gb is not None:
-                excess = max(excess, share(self.home, self.runs.values(), common_dir) - int(self.disk.cap_gb * GB))
+                held = await blocking(share, self.home, self.runs.values(), common_dir)
+                excess = max(excess, held - int(self.disk.cap_gb * GB))
             if excess <= 0:
                 continue
             why = "the disk is too full" if excess == short else "the repository has more than its cap"
-            freed = self._slots(self.home.root / "repositories" / name, 0, why)
+            freed = await blocking(self._slots, self.home.root / "repositories" / name, 0, why)
             for since, run in over:
-                if freed < excess and run.common_dir == common_dir and self.older(since, RECENT_DAYS):
-                    freed += self._remove_run(run.key, why)
+                mine = run.common_dir == common_dir and self.older(since, RECENT_DAYS)
+                if freed < excess and mine and await self.state(run) != "running":  # it may have been begun again
+                    freed += await blocking(self._remove_run, run.key, why)
             short -= freed
 
 

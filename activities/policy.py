@@ -180,5 +180,8 @@ def twins(there: Collection[str], new: Collection[str]) -> list[tuple[str, str]]
 def _names(paths: Iterable[str]) -> set[str]:
     """With every folder that they are in."""
     names = set(paths)
-    folders = {path.rpartition("/")[0] for path in names} - {""}
-    return names | _names(folders) if folders else names
+    folders = names
+    while folders:
+        folders = {path.rpartition("/")[0] for path in folders} - {""} - names
+        names |= folders
+    return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,7 +40,7 @@ def known_runs(home: Home) -> dict[str, Run]:
             said = read_json(folder / "ref.json")
             landing = {} if said else read_json(folder / "branch.json").get("candidate", {}).get("ref", {})
             ref = TaskRef.model_validate(said or landing)
-        except ValueError:
+        except (ValueError, AttributeError):
             continue
         if ref.repo not in places:
             places[ref.repo] = _common_dir(ref.repo)
@@ -58,8 +59,9 @@ def known_repositories(home: Home, runs: dict[str, Run]) -> dict[str, Path]:
     """Git directories by the names of their folders; they may be gone."""
     found = {repository_id(run.common_dir): run.common_dir for run in runs.values() if run.common_dir}
     for folder in _folders(home.root / "repositories"):
-        if said := read_json(folder / "repository.json").get("git_dir"):
-            found[folder.name] = Path(said)
+        with suppress(ValueError):
+            if said := read_json(folder / "repository.json").get("git_dir"):
+                found[folder.name] = Path(said)
     return found
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import structlog
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from activities.contracts import TaskRef
-from activities.git.repository import RepositoryProblem
 from activities.home import Home
 from activities.runs import state_of
-from activities.settle import InUse, settle
+from activities.settle import settle
 
 log = structlog.get_logger()
 
@@ -32,13 +32,15 @@ async def sweep(client: Client, home: Home) -> int:
         record = home.run(path.name) / "ref.json"
         if not record.exists():
             continue  # half made: the next attempt of `prepare` makes it whole
-        ref = TaskRef.model_validate_json(record.read_text())
-        if await state_of(client, ref.task_id, ref.key) != "ended":
-            continue
         try:
+            ref = TaskRef.model_validate_json(record.read_text())
+            if await state_of(client, ref.task_id, ref.key) != "ended":
+                continue
             settled = await asyncio.to_thread(settle, home, ref, "ended without settling", None)
-        except (InUse, RepositoryProblem) as problem:
-            log.warning("a worktree of an ended task stays", task=ref.task_id, reason=str(problem))
+        except RPCError:
+            raise
+        except Exception as problem:  # whatever an agent has left in one keeps nobody from the others
+            log.warning("a worktree of an ended task stays", worktree=path.name, reason=str(problem))
             continue
         count += 1
         log.info("removed the worktree of an ended task", task=ref.task_id, salvage_ref=settled.salvage_ref)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from activities.config import Disk
 from activities.disk import GB, DiskFull, check_room, share, used
+from activities.git.clone import delete, open_up
 from activities.home import Home
 from activities.overlaps import note_ref
 from activities.runs import known_runs
@@ -47,3 +49,13 @@ def test_what_cannot_be_read_counts_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     assert used(Home(tmp_path).root) == used(tmp_path / "a") < 10_000
+
+
+def test_folders_may_be_deeper_than_python_goes(tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    subprocess.run(["mkdir", "-p", deep / "/".join("d" * 1500)], check=True)
+    (deep / "/".join("d" * 1500) / "file").write_bytes(b"x" * 10_000)
+    assert used(tmp_path) >= 10_000
+    open_up(deep)
+    delete(deep)
+    assert not deep.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -29,6 +30,7 @@ from activities.site import Site, task_branch
 from console.clean import clean
 from console.doctor import cleaned_up
 from service.schedule import schedule_id
+from service.sweep import sweep
 from tests.git.repos import git
 from tests.kit import Kit
 from tests.test_starter import starter
@@ -207,6 +209,32 @@ async def test_worktrees_of_a_repository_that_is_gone_are_left_and_its_caches_go
     assert (kit.home.worktree(ref.key) / "work.txt").exists()
 
 
+async def test_what_is_the_matter_with_one_thing_keeps_only_that_one(kit: Kit) -> None:
+    torn = await ended(kit, "torn", files=False)
+    settle(kit.home, torn, "failed")
+    (kit.home.run(torn.key) / "over.json").write_text("{")
+    broken = await ended(kit, "broken")
+    (kit.home.run(broken.key) / "settled.json").write_text("{")
+    folder = kit.home.repository(kit.repo / ".git")
+    (folder / "slots" / "0" / "tree").mkdir(parents=True)
+    (folder.parent / "other").mkdir()
+    (folder.parent / "other" / "repository.json").write_text("{")
+    fine = await ended(kit, "z-fine")
+    done = await cleaned(kit, 8)
+    assert [fine.key in one.name for one in done.removed] == [True]
+    assert left(done).keys() == {torn.key, broken.key, "0", "other"}
+    assert (kit.home.worktree(broken.key) / "work.txt").exists()
+
+
+async def test_nor_does_it_keep_the_sweep_from_the_others(kit: Kit) -> None:
+    for name in ("a", "broken", "c"):
+        ref = await ended(kit, name)
+        if name == "broken":
+            (kit.home.run(ref.key) / "settled.json").write_text("{")
+    assert await sweep(kit.client, kit.home) == 2
+    assert len(kit.worktrees()) == 1
+
+
 async def test_a_dry_run_tells_the_same_and_does_nothing(kit: Kit) -> None:
     config(kit, "[keep]\nsalvage_count = 0\n")
     await ended(kit, "saved")
@@ -250,6 +278,15 @@ async def test_where_the_disk_is_full_caches_and_old_runs_go_earlier_but_no_salv
     assert [one.what for one in (await cleaned(kit, 0.9)).removed] == ["slot"]
     assert [one.what for one in (await cleaned(kit, 1.1)).removed] == ["run"]
     assert kit.refs() == salvages
+
+
+async def test_a_run_that_goes_on_again_stays_however_full_the_disk_is(kit: Kit) -> None:
+    ref = await begun(kit, "reset")
+    settle(kit.home, ref, "failed")
+    (kit.home.run(ref.key) / "over.json").write_text(json.dumps({"since": time.time()}))
+    config(kit, "[disk]\ncap_gb = 0.000001\n")
+    assert (await cleaned(kit, 2)).removed == []
+    assert kit.home.run(ref.key).exists()
 
 
 async def test_results_and_logs_of_the_queue_go_when_they_are_old(kit: Kit) -> None:

@@ -10,10 +10,12 @@ All this is for the time between turns, when no process of the agent lives.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -57,7 +59,10 @@ class Clone:
             if not _is_directory(self.git_dir / part):
                 raise WorktreeBroken(f"{self.git_dir / part} is gone, or no directory")
         for part in ("refs", "objects"):
-            _check_plain(self.git_dir / part)
+            try:
+                _check_plain(self.git_dir / part)
+            except RecursionError:
+                raise WorktreeBroken(f"{self.git_dir / part} is too deep") from None
         if (self.git_dir / "packed-refs").exists() and not stat.S_ISREG(_mode(self.git_dir / "packed-refs")):
             raise WorktreeBroken(f"{self.git_dir / 'packed-refs'} is no plain file")
         for lock in (*self.git_dir.glob("*.lock"), *(self.git_dir / "refs").rglob("*.lock")):
@@ -197,22 +202,31 @@ def delete(path: Path) -> None:
     if not _is_directory(path):
         path.unlink(missing_ok=True)
         return
-    with suppress(PermissionError):
+    try:
         shutil.rmtree(path)
-        return
-    open_up(path)
-    shutil.rmtree(path)
+    except PermissionError:
+        open_up(path)
+        shutil.rmtree(path)
+    except RecursionError:  # deeper than Python goes
+        subprocess.run(["rm", "-rf", "--", str(path)], check=False, stderr=subprocess.DEVNULL)
+        if os.path.lexists(path):
+            raise OSError(errno.ENOTEMPTY, "it is too deep to be deleted", str(path)) from None
 
 
 def open_up(path: Path) -> None:
     """Makes all below `path` readable, and its folders writable, for us."""
     path.chmod(path.stat().st_mode | stat.S_IRWXU)
-    for folder, folders, files in os.walk(path):  # from the top: a folder opens before it is entered
-        for name, needed in (*((name, stat.S_IRWXU) for name in folders), *((name, stat.S_IRUSR) for name in files)):
-            child = Path(folder, name)
-            mode = child.lstat().st_mode
-            if not stat.S_ISLNK(mode) and mode & needed != needed:
-                child.chmod(mode | needed)
+    folders = [str(path)]
+    while folders:  # no recursion: they may be deep. A folder opens before it is entered
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                mode = entry.stat(follow_symlinks=False).st_mode
+                needed = stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IRUSR
+                if not stat.S_ISLNK(mode) and mode & needed != needed:
+                    with suppress(PermissionError):  # it is another user's
+                        Path(entry.path).chmod(mode | needed)
+                if stat.S_ISDIR(mode):
+                    folders.append(entry.path)
 
 
 def _quoted(value: str) -> str:

@@ -79,22 +79,25 @@ class Objects:
 
         Only folders that differ are read. Raises Unreadable.
         """
-        found = self._differences(self.tree(old), self.tree(new), b"")
+        found = self._differences(self.tree(old), self.tree(new))
         return [Change(os.fsdecode(path), *entries) for path, *entries in sorted(found)]
 
-    def _differences(self, old: str | None, new: str | None, above: bytes) -> Iterator[tuple[bytes, _Entry, _Entry]]:
-        before, after = (self._entries(tree) if tree else {} for tree in (old, new))
-        for name in before.keys() | after.keys():
-            was, now = before.get(name), after.get(name)
-            if was == now:
-                continue
-            path = above + name
-            folders = [entry[1] if entry and entry[0] == _FOLDER else None for entry in (was, now)]
-            if any(folders):
-                yield from self._differences(folders[0], folders[1], path + b"/")
-            files = [entry if entry and entry[0] != _FOLDER else None for entry in (was, now)]
-            if any(files):
-                yield path, files[0], files[1]
+    def _differences(self, old: str, new: str) -> Iterator[tuple[bytes, _Entry, _Entry]]:
+        pairs: list[tuple[str | None, str | None, bytes]] = [(old, new, b"")]
+        while pairs:  # no recursion: an agent's tree may be deeper than Python goes
+            was_tree, now_tree, above = pairs.pop()
+            before, after = (self._entries(tree) if tree else {} for tree in (was_tree, now_tree))
+            for name in before.keys() | after.keys():
+                was, now = before.get(name), after.get(name)
+                if was == now:
+                    continue
+                path = above + name
+                folders = [entry[1] if entry and entry[0] == _FOLDER else None for entry in (was, now)]
+                if any(folders):
+                    pairs.append((folders[0], folders[1], path + b"/"))
+                files = [entry if entry and entry[0] != _FOLDER else None for entry in (was, now)]
+                if any(files):
+                    yield path, files[0], files[1]
 
     def _entries(self, tree: str) -> dict[bytes, tuple[str, str]]:
         content = self.read(tree)

@@ -81,7 +81,7 @@ def checkout(slot: Slot, repository: Repository, commit: str, origin: tuple[str,
         commit = git("rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
         try:
             _switch(slot, git, commit)
-        except (GitError, OSError):  # the gate took away our right to tidy up: from nothing, then
+        except (GitError, OSError, RecursionError):  # the gate took away our right to tidy up: from nothing, then
             for name in ("tree", "index"):
                 put_away(slot.folder / name)
             slot.tree.mkdir()

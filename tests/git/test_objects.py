@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from activities.git.objects import Unreadable
 from activities.git.repository import Repository, open_repository
+from activities.policy import twins
 from tests.git.landings import FILES
 from tests.git.repos import commit, git, make_repo, run_git
 
@@ -98,3 +99,14 @@ def test_its_end_is_told(repository: Repository) -> None:
             hardened.objects.commit("refs/heads/main")
     assert process.stdout
     assert process.stdout.closed
+
+
+def test_a_tree_may_be_deeper_than_python_goes(repository: Repository) -> None:
+    path = f"{'d/' * 1500}file"
+    blob = git(repository.path, "hash-object", "-w", "--stdin", stdin=b"deep")
+    with repository.git() as git_:
+        git_.run("update-index", "--index-info", stdin=f"100644 {blob}\t{path}\n".encode())
+        deep = git_("write-tree")
+        [change] = git_.objects.changes(git_("mktree", stdin=b""), deep)
+    assert change.path == path
+    assert len(twins([path], [path.upper()])) == 1501
