@@ -145,14 +145,10 @@ def by_link(rules: Rules, links: Iterable[tuple[str, str]]) -> Iterator[Finding]
 
 
 def leaves(path: str, link: str) -> bool:
-    if link.startswith("/"):
-        return True
-    depth = len(PurePosixPath(path).parts) - 1
-    for part in PurePosixPath(link).parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            return True
-    return False
+    """Also where `..` comes after a name, which may itself be a link."""
+    parts = PurePosixPath(link).parts
+    up = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
+    return link.startswith("/") or up > len(PurePosixPath(path).parts) - 1 or ".." in parts[up:]
 
 
 def by_twin(rules: Rules, there: Collection[str], new: Collection[str]) -> Iterator[Finding]:

@@ -44,7 +44,7 @@ def rules_on(repository: Repository, target: str, commit: str) -> Rules:
 
 
 def preflight(repository: Repository, base: str, head: str, strategy: Strategy, rules: Rules) -> list[Finding]:
-    """Of what `head` changes since it left `base`, the target; what must be mended first.
+    """Of what `head` would change on `base`, the target; what must be mended first.
 
     A secret is looked for in every commit that would land, the other rules for files look at what comes out.
     """
@@ -53,7 +53,8 @@ def preflight(repository: Repository, base: str, head: str, strategy: Strategy, 
         return []
     ours = {repository.identity()[1], IDENTITY[1]} if rules.policy.authors else set()
     with repository.git() as git:
-        entries, lines = change.changed(git, fork, head)
+        before, after = _outcome(git, base, fork, head)
+        entries, lines = change.changed(git, before, after)
         commits = change.commits(git, base, head) if strategy != "squash" else []
         single = change.steps(git, commits) if len(commits) > 1 and rules.on("secret") else []
         reader = _Reader(git, [*entries, *single])
@@ -63,11 +64,21 @@ def preflight(repository: Repository, base: str, head: str, strategy: Strategy, 
             *by_size(rules, entries, reader.sizes, lines),
             *by_commit(rules, commits, ours, time.time()),
             *by_link(rules, reader.links()),
-            *_twins(git, rules, base, fork, head, entries),
+            *_twins(git, rules, base, before, after, entries),
             *_by_content(rules, reader),
         ]
     order = {rule: place for place, rule in enumerate(RULES)}
     return sorted(found, key=lambda one: (one.severity != "mend", order[one.rule], one.path, one.line, one.text))
+
+
+def _outcome(git: Git, base: str, fork: str, head: str) -> tuple[str, str]:
+    """Between which two trees that lies which would land.
+
+    What the target did meanwhile has a say in it: a file that it has renamed changes under its new name; and of two
+    merges of the same histories each may undo what the other one took. Where they do not merge nothing lands as it is.
+    """
+    merged = change.merged(git, base, head) if base != fork else None
+    return (base, merged) if merged else (fork, head)
 
 
 def to_mend(found: Iterable[Finding]) -> list[Finding]:
@@ -209,12 +220,12 @@ def _marker(lines: Sequence[str], added: Sequence[int]) -> int:
     return 0 if begin is None or not ends else begin + 1
 
 
-def _twins(git: Git, rules: Rules, base: str, fork: str, head: str, entries: Sequence[Entry]) -> Iterator[Finding]:
+def _twins(git: Git, rules: Rules, base: str, before: str, after: str, entries: Sequence[Entry]) -> Iterator[Finding]:
     """In the tree that comes out when the target stays where it is."""
     new = {entry.path for entry in entries if entry.is_new}
     if not new or not rules.on("case"):
         return iter(())
-    there = change.paths(git, head)
-    if base != fork:
+    there = change.paths(git, after)
+    if before != base:
         there |= change.paths(git, base) - {entry.path for entry in entries if entry.is_gone}
     return by_twin(rules, there, new)

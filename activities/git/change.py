@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ class Entry:
     """One path that differs."""
 
     path: str
+    """Bytes that are no UTF-8 survive as surrogates: two paths are never one."""
     old_mode: str
     mode: str
     """All zeros: it is not there."""
@@ -58,8 +60,14 @@ def changed(git: Git, fork: str, head: str) -> tuple[list[Entry], dict[str, int 
             entries.append(_entry(field, next(fields)))
         else:
             added, deleted, path = field.split(b"\t", 2)
-            lines[printable(path)] = None if added == b"-" else int(added) + int(deleted)
+            lines[os.fsdecode(path)] = None if added == b"-" else int(added) + int(deleted)
     return entries, lines
+
+
+def merged(git: Git, base: str, head: str) -> str | None:
+    """The tree of both; None: they do not merge."""
+    done = git.run("merge-tree", "--write-tree", "--no-messages", base, head, ok=(0, 1))
+    return done.stdout.decode().strip() if done.returncode == 0 else None
 
 
 def steps(git: Git, commits: Iterable[Commit]) -> list[Entry]:
@@ -81,7 +89,7 @@ def _entry(facts: bytes, path: bytes, commit: str = "") -> Entry:
     parents = len(facts) - len(facts.lstrip(b":"))
     words = facts.lstrip(b":").decode().split(" ")
     olds = tuple(blob for blob in words[parents + 1 : 2 * parents + 1] if blob.strip("0"))
-    return Entry(printable(path), words[0], words[parents], olds, words[2 * parents + 1], commit)
+    return Entry(os.fsdecode(path), words[0], words[parents], olds, words[2 * parents + 1], commit)
 
 
 def commits(git: Git, base: str, head: str) -> list[Commit]:
@@ -100,7 +108,9 @@ def _seconds(text: str) -> int:
 
 
 def paths(git: Git, commit: str) -> set[str]:
-    return set(map(printable, filter(None, git.run("ls-tree", "-r", "-z", "--name-only", commit).stdout.split(b"\0"))))
+    return set(
+        map(os.fsdecode, filter(None, git.run("ls-tree", "-r", "-z", "--name-only", commit).stdout.split(b"\0")))
+    )
 
 
 def sizes(git: Git, blobs: Collection[str]) -> dict[str, int]:
