@@ -25,6 +25,7 @@ from activities.disk import GB, share, used
 from activities.git import salvaged, slot
 from activities.git.clone import delete
 from activities.git.locks import exclusive
+from activities.git.owner import last_home
 from activities.home import Home
 from activities.leftovers import Leftover, delete_unused, leftovers, stale_locks
 from activities.runs import Run, State, as_repository, known_repositories, known_runs, state_of
@@ -198,6 +199,9 @@ class Janitor:
         for common_dir in self.repositories.values():
             if not common_dir.is_dir():
                 continue  # see `_repositories`
+            theirs = last_home(common_dir)
+            if theirs is not None and theirs.resolve() != self.home.root.resolve():
+                continue  # it is another data folder's by now, which may keep what was saved for longer
             found = list[salvaged.Salvage]()
             with self.apart(f"the saved work in {common_dir}"):
                 found = await blocking(salvaged.listing, as_repository(common_dir))

@@ -21,7 +21,7 @@ from activities.contracts import CleanedUp, TaskRef
 from activities.git import slot
 from activities.git.repository import open_repository
 from activities.git.worktree import create
-from activities.home import task_key
+from activities.home import Home, task_key
 from activities.janitor import DAY, clean_up
 from activities.overlaps import note_ref
 from activities.runs import state_of
@@ -233,6 +233,16 @@ async def test_nor_does_it_keep_the_sweep_from_the_others(kit: Kit) -> None:
             (kit.home.run(ref.key) / "settled.json").write_text("{")
     assert await sweep(kit.client, kit.home) == 2
     assert len(kit.worktrees()) == 1
+
+
+async def test_what_was_saved_in_a_repository_of_another_data_folder_is_that_one_s_affair(kit: Kit) -> None:
+    config(kit, "[keep]\nsalvage_count = 0\n")
+    await ended(kit, "lost")
+    await cleaned(kit)
+    salvages = kit.refs()
+    Site(Home(kit.folder / "other"), "here", kit.task_queue, kit.client).claim(open_repository(str(kit.repo)))
+    assert "salvage" not in {one.what for one in (await cleaned(kit, 365)).removed}
+    assert kit.refs() == salvages
 
 
 async def test_a_dry_run_tells_the_same_and_does_nothing(kit: Kit) -> None:

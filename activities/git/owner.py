@@ -73,6 +73,18 @@ def claim(common_dir: Path, owner: Owner) -> None:
                 raise RepositoryProblem(f"{text}; the workers must be able to write there") from None
 
 
+def last_home(common_dir: Path) -> Path | None:
+    """The data folder of whoever has claimed the repository last, alive or not; None: nobody, or it cannot be read."""
+    with suppress(OSError):
+        fd = os.open(common_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = _read(fd)
+        finally:
+            os.close(fd)
+        return Path(found.owner.home) if found else None
+    return None
+
+
 def _stands(path: Path, owner: Owner) -> bool:
     """What we hold is the file that others find."""
     with suppress(KeyError, FileNotFoundError):
