@@ -40,7 +40,7 @@ from activities.git.repository import Repository, RepositoryProblem, open_reposi
 from activities.git.run import UnsupportedRepository
 from activities.home import repository_id, safe_name, task_key
 from activities.preflight import for_leave, preflight, rules_on
-from activities.protected import SETTINGS_FILE, gate_digests, queue_settings
+from activities.protected import SETTINGS_FILE, for_a_task, gate_digests, queue_settings
 from activities.results import Results
 from activities.settings import QueueSettings
 from activities.site import Site, blocking, invalid, short_ref, worktree_of, write_model
@@ -124,9 +124,10 @@ class MergeActivities:
             answer_to=ref.task_id,
         )
         base = repository.tip(ref.target)
-        settings = settings_on(repository, base)
+        with for_a_task():
+            settings, rules = settings_on(repository, base), rules_on(repository, ref.target, base)
         # What its agent had to mend it has mended; what is found only now, on a newer target, waits for a person.
-        found = preflight(repository, base, given.head, given.strategy, rules_on(repository, ref.target, base))
+        found = preflight(repository, base, given.head, given.strategy, rules)
         with repository.git() as git:
             tip = base_of(repository, ref.target, settings.checkout, settings.push) if given.after else base
             landed = have_landed(git, tip, given.after)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pathspec import GitIgnoreSpec
 from pydantic import ValidationError
+from temporalio.exceptions import ApplicationError
 
 from activities.secret_scan import unknown
-from activities.settings import DETECTORS, GateSpec, Model, Policy, QueueSettings, explain
+from activities.settings import DETECTORS, INVALID_TASK, GateSpec, Model, Policy, QueueSettings, explain
 from activities.site import invalid
 
 M = TypeVar("M", bound=Model)
@@ -35,6 +37,17 @@ def policy_settings(file: bytes | None) -> Policy:
     if policy.detectors != DETECTORS and (problem := unknown(policy.detectors)):
         invalid(SETTINGS_FILE, f"policy.detectors: {problem}")
     return policy
+
+
+@contextmanager
+def for_a_task() -> Iterator[None]:
+    """What is wrong on the target by now is not its fault: it waits for a person to mend that, and does not fail."""
+    try:
+        yield
+    except ApplicationError as error:
+        if error.type != INVALID_TASK:
+            raise
+        raise ApplicationError(error.message, type="BadSettings", non_retryable=True) from None
 
 
 def _table(file: bytes | None, name: str, model: type[M]) -> M:

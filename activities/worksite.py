@@ -12,6 +12,7 @@ from activities.git.history import subjects
 from activities.git.merging import start_merge, unresolved
 from activities.overlaps import overlaps
 from activities.preflight import MOST_SHOWN, as_gate, preflight, rules_on
+from activities.protected import for_a_task
 from activities.settle import settle
 from activities.site import Site, blocking, read_json, short_ref, worktree_of, write_atomically
 
@@ -41,7 +42,8 @@ class WorksiteActivities:
         base = repository.merge_base(target, head) or target
         files = repository.changed_files(base, head)
         started = time.monotonic()
-        rules = rules_on(repository, given.ref.target, target)
+        with for_a_task():
+            rules = rules_on(repository, given.ref.target, target)
         found = [] if undecided else preflight(repository, target, head, given.strategy, rules)
         log = self.site.home.run(given.ref.key) / "policy" / f"{head[:12]}.md"
         return Collected(

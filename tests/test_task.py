@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 
-from tests.git.repos import git
+from tests.git.repos import commit, git
 from tests.kit import PATIENCE, Kit, status_when
 from workflows.contracts import Stage, TaskResult, TaskStatus
 
@@ -346,6 +346,22 @@ async def test_an_operator_goes_back_to_an_earlier_turn(kit: Kit) -> None:
     prompt = next((kit.home.root / "runs").glob(f"{handle.id}*/turns/003-executor/prompt.md")).read_text()
     assert "put your worktree back to how it was after turn 1" in prompt
     assert kit.refs() == []
+    kit.assert_clean()
+
+
+async def test_settings_that_are_broken_meanwhile_block_the_task_until_they_are_mended(kit: Kit) -> None:
+    steps = [{"say": "NEEDS_FOLLOWUP x"}, WRITE]
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=steps), limits={"max_needs_followups": 0}))
+        await status_when(handle, lambda now: now.blocked is not None)
+        commit(kit.repo, {"mergewright.toml": "[policy]\ncolour = 1\n"})
+        await handle.signal("continue_task")
+        status = await status_when(handle, lambda now: now.blocked is not None and now.turns == 2)
+        assert status.blocked is not None
+        assert "mergewright.toml: policy.colour" in status.blocked.text
+        commit(kit.repo, {"mergewright.toml": ""})
+        await handle.signal("continue_task")
+        assert (await handle.result()).outcome == "merged"
     kit.assert_clean()
 
 
