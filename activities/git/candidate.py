@@ -19,7 +19,6 @@ commit: the resolution in such a merge cannot be told apart and applied elsewher
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import os
 import re
@@ -220,11 +219,17 @@ def _read_commit(git: Git, sha: str) -> tuple[str, str]:
     head, _, body = raw.partition(b"\n\n")
     headers = dict(line.split(b" ", 1) for line in head.split(b"\n") if not line.startswith(b" ") and b" " in line)
     encoding = headers.get(b"encoding", b"utf-8").decode("ascii", "replace")
+    return _decoded(headers[b"author"], encoding).replace("\n", " "), _decoded(body, encoding)
+
+
+def _decoded(raw: bytes, encoding: str) -> str:
+    """As the commit says, where that can be done and written as UTF-8: whatever it says, nobody else's work waits."""
     try:
-        codecs.lookup(encoding)
-    except LookupError:
-        encoding = "utf-8"
-    return headers[b"author"].decode(encoding, "surrogateescape"), body.decode(encoding, "surrogateescape")
+        text = raw.decode(encoding, "surrogateescape")
+        text.encode("utf-8", "surrogateescape")
+    except (LookupError, ValueError):
+        text = raw.decode("utf-8", "surrogateescape")
+    return text.replace("\0", "")  # before anybody looks at where its lines begin
 
 
 def _commit(git: Git, candidate: Candidate, tree: str, parents: list[str], author: str, text: str) -> str:

@@ -177,6 +177,7 @@ def test_only_its_own_landing_counts(repo: Path) -> None:
         "fix\n\nMerge-Op: {op}\n\n# a comment\n",
         "fix\n\n# ------------------------ >8 ------------------------\nbelow",
         "fix\n---\nMerge-Op: {op}",
+        "fix\n\n\0Merge-Op: {op}",
     ],
 )
 def test_an_agents_message_cannot_say_that_another_task_landed(repo: Path, forged: str) -> None:
@@ -227,6 +228,18 @@ def test_odd_authors_and_messages(repo: Path) -> None:
     person = tip(repo, candidate(repo, head, author="A <B\n> <<c@d>>\n"))
     assert git(repo, "log", "-1", "--format=%an <%ae>", person) == "A <B c@d>"
     assert run_git(repo, "fsck", "--no-dangling", made[0], made[2], person).stderr == b""
+
+
+@pytest.mark.parametrize("encoding", ["base64", "utf-16", "unicode_escape", "utf-7", "no-such", "\xff"])
+def test_no_encoding_keeps_a_commit_from_being_built(repo: Path, encoding: str) -> None:
+    tree, parent = git(repo, "rev-parse", f"{work(repo, {'a': 'A'})}^{{tree}}", "main").split()
+    raw = f"tree {tree}\nparent {parent}\nauthor a\\nb <x> 5 +0000\ncommitter x <x> 5 +0000\nencoding {encoding}\n\n"
+    said = "fix \\ud800 +2AA-\n\n\\nMerge-Op: 0\n"
+    sha = git(repo, "hash-object", "-t", "commit", "-w", "--stdin", stdin=(raw + said).encode("latin-1"))
+    given = candidate(repo, sha, strategy="rebase")
+    assert (
+        git(repo, "log", "-1", "--format=%(trailers:key=Merge-Op,valueonly,separator=|)", tip(repo, given)) == given.op
+    )
 
 
 def test_conflicts_are_named(repo: Path) -> None:
