@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.contracts import QueueEntry
+from activities.contracts import Evidence, GateResult, QueueEntry
 from workflows.contracts import MergeAnswer, QueueState
 from workflows.policy import queue as policy
 
@@ -98,3 +98,16 @@ def test_so_many_answers_are_remembered_and_fit_the_state() -> None:
     assert [recent[0].op, recent[-1].op] == ["5", str(policy.REMEMBERED + 4)]
     kept = state(recent=recent)
     assert QueueState.model_validate_json(kept.model_dump_json()) == kept
+
+
+def test_what_is_remembered_of_answers_stays_below_what_a_workflow_can_be_given() -> None:
+    lines = ["x" * 4_000] * 50
+    gate = GateResult(
+        name="test", passed=False, exit_code=1, seconds=1, tail="x" * 3_000, hint="x" * 300, log="/x" * 100
+    )
+    evidence = Evidence(files=lines, stages=lines, messages=lines, landed_by=lines, gates=[gate] * 10)
+    answer = MergeAnswer(op="", kind="conflict", reason="x" * 4_000, evidence=evidence)
+    recent: list[MergeAnswer] = []
+    for number in range(2 * policy.REMEMBERED):
+        recent = policy.remember(recent, answer.model_copy(update={"op": str(number)}))
+    assert len(state(recent=recent).model_dump_json()) < 2_000_000

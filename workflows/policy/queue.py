@@ -25,7 +25,9 @@ MAX_HOLD_SECONDS = 60.0
 OVERDUE_SECONDS = 300.0
 REMEMBERED = 200
 REMEMBERED_TAIL = 500
-"""Characters of a red gate's output."""
+"""Characters of a red gate's output,"""
+REMEMBERED_LINE = 150
+"""and of what is told in lines: a path, say."""
 MAX_FOLLOW_SECONDS = 600.0
 MAX_TROUBLE_SECONDS = 60.0
 MAX_LOOK_SECONDS = 120.0
@@ -97,7 +99,12 @@ def held(entry: QueueEntry, reason: str, now: float) -> QueueEntry:
 
 def short(entry: QueueEntry) -> QueueEntry:
     """A thousand of them travel with the queue."""
-    return entry.model_copy(update={"title": entry.title[:MOST_CHARACTERS], "protected": entry.protected[:MOST_PATHS]})
+    protected = _few(entry.protected, MOST_PATHS)
+    return entry.model_copy(update={"title": entry.title[:MOST_CHARACTERS], "protected": protected})
+
+
+def _few(lines: Sequence[str], most: int) -> list[str]:
+    return [line[:REMEMBERED_LINE] for line in lines[:most]]
 
 
 def remember(recent: Sequence[MergeAnswer], answer: MergeAnswer) -> list[MergeAnswer]:
@@ -105,11 +112,12 @@ def remember(recent: Sequence[MergeAnswer], answer: MergeAnswer) -> list[MergeAn
     evidence = answer.evidence
     cut = evidence.model_copy(
         update={
-            "files": evidence.files[:10],
-            "messages": evidence.messages[:5],
-            "landed_by": evidence.landed_by[:10],
+            "files": _few(evidence.files, 10),
+            "stages": _few(evidence.stages, 5),
+            "messages": _few(evidence.messages, 5),
+            "landed_by": _few(evidence.landed_by, 10),
             "gates": [
-                gate.model_copy(update={"tail": tail(gate.tail, REMEMBERED_TAIL)}) for gate in evidence.gates[:5]
+                gate.model_copy(update={"tail": tail(gate.tail, REMEMBERED_TAIL)}) for gate in evidence.gates[:3]
             ],
         }
     )
