@@ -177,7 +177,7 @@ def _conflict(fields: list[bytes]) -> Conflict:
     end = texts.index("")
     entries = [(*facts.split(" "), path) for facts, _, path in (text.partition("\t") for text in texts[:end])]
     files = dict.fromkeys(path for *_, path in entries)
-    stages = [f"{stage} {mode} {sha} {one_line(path)}" for mode, sha, stage, path in entries]
+    stages = [f"{stage} {mode} {sha} {tail(one_line(path), 500)}" for mode, sha, stage, path in entries]
     messages, rest = [], iter(texts[end + 1 :])
     for count in filter(None, rest):
         for _ in range(int(count)):

@@ -34,7 +34,9 @@ class ChainBuilder:
             if isinstance(made, Built):
                 single = self._step(given.ops[count - 1 : count], self._base) if count > 1 else made
                 alone = single if isinstance(single, Built) else None
-                return BuiltChain(made=given.made, steps=steps, stopped=made, alone=alone)
+                # Who is sent back is told of `alone`: the same evidence twice for each chain would make a big answer.
+                why = made.model_copy(update={"conflict": None, "paths": []})
+                return BuiltChain(made=given.made, steps=steps, stopped=why, alone=alone)
             steps.append(made)
             tip = made.sha
         return BuiltChain(made=given.made, steps=steps)

@@ -77,6 +77,7 @@ def test_it_ends_at_the_first_that_does_not_go_on_top(repo: Path) -> None:
         made = chained(repo, [first, second, one, third])
         assert made.stopped
         assert (made.stopped.kind, made.stopped.base) == (kind, made.steps[-1].sha)
+        assert made.stopped.conflict is None
         assert [step.op for step in made.steps] == [first.op, second.op]
     assert chained(repo, [clash, third]).stopped is None
     assert chained(repo, [stale]).stopped is None
