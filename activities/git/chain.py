@@ -52,7 +52,10 @@ class ChainBuilder:
         candidate = self._candidates.get(op)
         if candidate is None:
             return Built(kind="lost", base=base)
-        built = build(self._git, candidate, base, self._landed)
+        try:
+            built = build(self._git, candidate, base, self._landed)
+        except (LookupError, ValueError, RecursionError) as error:  # of its commits alone: the others go on
+            return Built(kind="policy", base=base, reason=f"its commits cannot be read: {type(error).__name__} {error}")
         if built.tip is None or built.tree is None:  # none, or landed earlier
             return built
         return Step(op=op, sha=built.tip, tree=built.tree)

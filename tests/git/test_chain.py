@@ -120,3 +120,14 @@ def test_a_step_takes_few_processes(repo: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Git, "run", run)
     assert chained(repo, given).stopped is None
     assert count <= 4 * len(given) + 4
+
+
+def test_commits_that_cannot_be_read_keep_nobody_else_back(repo: Path) -> None:
+    first, _, _ = tasks(repo)
+    tree, parent = git(repo, "rev-parse", f"{work(repo, {'z': 'z'})}^{{tree}}", "main").split()
+    raw = f"tree {tree}\nparent {parent}\ncommitter x <x> 5 +0000\n\nnobody wrote it\n"
+    sha = git(repo, "hash-object", "-t", "commit", "-w", "--literally", "--stdin", stdin=raw.encode())
+    made = chained(repo, [first, candidate(repo, sha, task="odd", strategy="rebase")])
+    assert [step.op for step in made.steps] == [first.op]
+    assert made.alone
+    assert (made.alone.kind, "cannot be read" in made.alone.reason) == ("policy", True)
