@@ -63,6 +63,8 @@ async def drive(
     watch = _Watch(reader, caps, on_progress)
     on_progress(reader)
     stderr = turn.folder / "stderr.log"
+    for file in launch.write:  # a sandbox shows what is there
+        file.touch()
     command = process.Command(
         argv=launch.argv,
         cwd=cwd,

@@ -299,7 +299,7 @@ async def test_reviewers_that_are_limited_are_passed_over_and_then_waited_for(ki
 
 async def test_a_reviewer_whose_share_is_used_up_goes_on_in_its_session(kit: Kit) -> None:
     account = an_account(kit, max_cost_usd_per_day=10.0)
-    once = "test -e ../seen || { touch ../seen && sleep 60; }"
+    once = f"test -e {kit.folder}/seen || {{ touch {kit.folder}/seen && sleep 60; }}"
     reviewer = kit.agent(reviewer=[{"usage": {"cost_usd": 3}, "shell": once, "say": "VERDICT: APPROVED"}])
     async with kit.worker():
         result = await kit.run(agent=kit.agent(executor=[WRITE]), reviewers=[on(account, reviewer)])

@@ -121,7 +121,6 @@ class Gemini:
             "GEMINI_TELEMETRY_OUTFILE": str(_telemetry(turn)),
             "GEMINI_TELEMETRY_LOG_PROMPTS": "false",
         }
-        _telemetry(turn).touch()
         return Launch(argv, env, literal(prompt), write=(_telemetry(turn),))
 
     def reader(self, turn: Turn) -> GeminiReader:
