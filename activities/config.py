@@ -20,6 +20,10 @@ allow = ["NPM_TOKEN"]           # variables that a task's agents may be given: `
 
 [sandbox]                       # of all agents and gates
 read = ["~/.m2"]
+
+[ports]                         # for the blocks that tasks ask for
+first = 20000
+last = 29999
 """
 
 from __future__ import annotations
@@ -79,7 +83,7 @@ class Keep(Model):
     runs_days: float = Field(30, ge=0)
     """Run folders (prompts, transcripts, logs), and what is kept for repositories that are gone."""
     slots_days: float = Field(7, ge=0)
-    """Warm checkouts for gates that nobody has used."""
+    """Warm checkouts for gates, and what set-up commands have made, that nobody has used."""
     results_days: float = Field(30, ge=0)
     """That gates have passed on a tree."""
 
@@ -163,12 +167,26 @@ class SandboxSettings(Model):
         return paths
 
 
+class PortRange(Model):
+    """Of the ports that are given to tasks; nothing else on the host should listen there."""
+
+    first: int = Field(20_000, ge=1_024, le=65_535, strict=True)
+    last: int = Field(29_999, ge=1_024, le=65_535, strict=True)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PortRange:
+        if self.last < self.first:
+            raise ValueError("`last` is below `first`")
+        return self
+
+
 class Config(Model):
     accounts: dict[str, Account] = {}
     keep: Keep = Keep()
     disk: Disk = Disk()
     environment: Environment = Environment()
     sandbox: SandboxSettings = SandboxSettings()
+    ports: PortRange = PortRange()
 
     def account(self, name: str) -> Account:
         """`anthropic/work`; `anthropic` stands for `anthropic/default`."""

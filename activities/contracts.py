@@ -61,6 +61,8 @@ class Prepared(Model):
     """Prompts, transcripts and logs of every turn, on that host."""
     day_purse: str = ""
     """The quota of the repository, where its daily spending is capped."""
+    notes: list[str] = []
+    """What a person and an agent must know of the worktree, one line each."""
 
 
 Ask = Literal[

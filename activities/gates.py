@@ -6,24 +6,25 @@ import asyncio
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities import boxes, fence, process
-from activities.config import BadConfig, load
+from activities import fence, process
 from activities.contracts import GateResult, GatesInput, GatesResult, Tested, TestInput
 from activities.faults.project import classify
-from activities.git import slot
+from activities.git import extras, slot
 from activities.git.landing import base_of
 from activities.git.repository import Repository, open_repository
+from activities.place import Place, end_of
 from activities.results import Results
-from activities.sandbox import Limits, Sandbox
-from activities.settings import GateSpec, tail
-from activities.site import Site, blocking, progress, worktree_of
+from activities.rooms import Room, furnish
+from activities.settings import INVALID_TASK, SETUP_FAILED, GateSpec, WorktreeSettings, tail
+from activities.setup import linked, set_up_slot, tear_down_slot, worktree_settings
+from activities.site import Site, blocking, progress, worktree_of, write_atomically
 
 log = structlog.get_logger()
 
@@ -65,9 +66,11 @@ class GateActivities:
         # What a gate writes is no work: the tree is put back to the commit, also after one that was killed.
         if activity.info().attempt > 1:
             await blocking(worktree.put_back, given.commit)
-        box = self.site.home.box(ref.key, "gate")
-        room = await blocking(self._room, worktree.repository, worktree.path, box)
-        results = await self._run_all(given.gates, room, logs, self.site.home.worktree_lock(ref.key))
+        home = self.site.home
+        room = await blocking(
+            self._room, worktree.repository, worktree.path, home.box(ref.key, "gate"), linked(home, ref.key)
+        )
+        results = await self._run_all(given.gates, room, logs, home.worktree_lock(ref.key))
         await blocking(worktree.put_back, given.commit)
         return results
 
@@ -109,13 +112,46 @@ class GateActivities:
             lock = taken.folder / "gates.lock"
             (await fence.take(lock)).close()
             tree = await blocking(slot.checkout, taken, repository, given.tip, (given.target, given.base))
-            room = await blocking(self._room, repository, tree, taken.folder / "box")
-            results = await self._run_all(gates, room, logs, lock)
+            place = Place(
+                home=home,
+                repository=repository,
+                tree=tree,
+                commit=given.tip,
+                logs=logs,
+                box=taken.folder / "setup-box",
+                lock=lock,
+                trusted=given.tip == given.base,
+            )
+            results = await self._run_set_up(gates, taken, place, given.base)
         passed = [gate.digest() for gate, result in zip(gates, results, strict=False) if result.passed]
         await blocking(
             Results(home.results(repository.common_dir)).keep, given.tree or repository.tree(given.tip), passed, "slot"
         )
         return results
+
+    async def _run_set_up(self, gates: list[GateSpec], taken: slot.Slot, place: Place, base: str) -> list[GateResult]:
+        """In a slot that is made ready as the target asks. What fails there is red as a gate is: the work may be to
+        blame for it."""
+        if not gates:
+            return []
+        started = time.monotonic()
+        settings = WorktreeSettings()
+        try:
+            settings = await blocking(worktree_settings, place.repository, base)
+            found = await blocking(extras.find, place.repository, settings.copy_, settings.link)
+            place = replace(place, links=extras.targets(found))
+            await set_up_slot(place, settings, found, taken)
+        except ApplicationError as error:
+            if error.type not in (SETUP_FAILED, INVALID_TASK):
+                raise
+            seconds = time.monotonic() - started
+            return [_not_set_up(error.message, seconds, place.logs)]
+        else:
+            box = taken.folder / "box"
+            room = await blocking(self._room, place.repository, place.tree, box, place.links)
+            return await self._run_all(gates, room, place.logs, place.lock)
+        finally:
+            await tear_down_slot(place, settings)
 
     def _gates_of(self, repository: Repository, given: TestInput) -> list[GateSpec]:
         """All of them: a later one may need what an earlier one has built. Two of a name are told apart."""
@@ -132,23 +168,12 @@ class GateActivities:
         passed = [gate.digest() for gate, result in zip(given.gates, results, strict=False) if result.passed]
         Results(self.site.home.results(repository.common_dir)).keep(repository.tree(given.commit), passed, "worktree")
 
-    def _room(self, repository: Repository, tree: Path, box: Path) -> _Room:
+    def _room(self, repository: Repository, tree: Path, box: Path, links: Sequence[Path]) -> Room:
         """Nothing of a former run is in its box: no agent and no gate has a hand in how this one ends."""
         slot.put_away(box)
-        env = {**process.base_environment(), "TMPDIR": str(boxes.temporary_of(box))}
-        data = self.site.home.root
-        try:
-            settings = load(data).sandbox
-            sandbox = None
-            if boxes.wanted(settings):
-                read = list(boxes.of_repository(repository))
-                network = settings.network_of_gates()
-                sandbox = boxes.make(settings, box, env, data=data, write=[tree], read=read, network=network)
-        except BadConfig as problem:
-            raise ApplicationError(str(problem), type="BadConfig") from problem
-        return _Room(tree, env, sandbox, settings.limits.limits())
+        return furnish(self.site.home, repository, tree, box, "gates", links)
 
-    async def _run_all(self, gates: Sequence[GateSpec], room: _Room, logs: Path, lock: Path) -> list[GateResult]:
+    async def _run_all(self, gates: Sequence[GateSpec], room: Room, logs: Path, lock: Path) -> list[GateResult]:
         results: list[GateResult] = []
         for gate in gates:
             progress()["gate"] = gate.name
@@ -157,15 +182,14 @@ class GateActivities:
                 break
         return results
 
-    async def _run(self, gate: GateSpec, room: _Room, log: Path, lock: Path) -> GateResult:
+    async def _run(self, gate: GateSpec, room: Room, log: Path, lock: Path) -> GateResult:
+        command = room.command(gate.command, gate.network)
         try:
             # Both outputs in one file, in the order in which they were written.
-            ended = await process.run(
-                room.command(gate), stdout=log, stderr=log, lock=lock, wall_seconds=gate.timeout_seconds
-            )
+            ended = await process.run(command, stdout=log, stderr=log, lock=lock, wall_seconds=gate.timeout_seconds)
         except process.Busy as busy:
             raise ApplicationError(str(busy), type="Busy") from busy
-        found = classify(_end_of(log, CLASSIFIED_BYTES), ended.exit_code, ended.limit.partition(":")[0])
+        found = classify(end_of(log, CLASSIFIED_BYTES), ended.exit_code, ended.limit.partition(":")[0])
         end = "" if ended.by == "exit" else f"\nended by the time-out of {gate.timeout_seconds:g} s"
         if ended.limit:
             end = f"\nended, as it used more than it may: {ended.limit}"
@@ -177,27 +201,26 @@ class GateActivities:
             hard=bool(found and found.hard),
             exit_code=ended.exit_code,
             seconds=ended.seconds,
-            tail=tail(_end_of(log, TAIL_BYTES) + end),
+            tail=tail(end_of(log, TAIL_BYTES) + end),
             log=str(log),
         )
 
 
-@dataclass(frozen=True)
-class _Room:
-    """Where gates run one after the other."""
-
-    tree: Path
-    env: dict[str, str]
-    sandbox: Sandbox | None
-    limits: Limits
-
-    def command(self, gate: GateSpec) -> process.Command:
-        sandbox = self.sandbox
-        if sandbox and gate.network and not process.sandbox_problem(gate.network):
-            sandbox = replace(sandbox, network=gate.network)
-        return process.Command(
-            ["/bin/sh", "-c", gate.command], self.tree, self.env, sandbox=sandbox, limits=self.limits
-        )
+def _not_set_up(text: str, seconds: float, logs: Path) -> GateResult:
+    log = logs / "set-up.log"
+    write_atomically(log, text.encode("utf-8", "replace"))
+    found = classify(text, 1)
+    return GateResult(
+        name="set-up",
+        passed=False,
+        fault=found.name if found else "",
+        hint=found.hint if found else "",
+        hard=bool(found and found.hard),
+        exit_code=1,
+        seconds=seconds,
+        tail=tail(text),
+        log=str(log),
+    )
 
 
 def _first(gate: GateSpec, gates: Sequence[GateSpec]) -> bool:
@@ -220,10 +243,3 @@ def _keep_newest(folder: Path) -> None:
     runs = sorted(folder.iterdir(), key=lambda run: run.stat().st_mtime)
     for run in runs[:-KEPT_RUNS]:
         shutil.rmtree(run, ignore_errors=True)
-
-
-def _end_of(log: Path, limit: int) -> str:
-    with log.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(file.tell() - limit, 0))
-        return file.read().decode("utf-8", "replace")

@@ -2,11 +2,12 @@
 
 worktrees/<key>/            a task's worktree (a shared clone)
 worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
-runs/<key>/                 a task's bulk: ref.json (whose it is), task.json, turns/, sessions/, gates/, policy/ …,
-                            and box/: home and temporary files of its agents and gates
+runs/<key>/                 a task's bulk: ref.json (whose it is), task.json, setup/, turns/, sessions/, gates/,
+                            policy/ …, and box/: home and temporary files of its set-up, agents and gates
 repositories/<id>/          per repository: repository.json (which one), landing.lock, landing.json, slots/,
                             candidates/ of its merge queues, gates/ (logs of the queues' runs), results/ (gates that
-                            have passed, by tree)
+                            have passed, by tree), setups/ (what set-up commands have made, by what they depend on)
+ports.json                  who holds which block of ports
 temporal/                   the development server's database and log
 janitor.json                what the last clean-up did
 workers/                    which worker process runs which activities, to recover after a kill
@@ -66,7 +67,7 @@ class Home:
 
     def box(self, key: str, role: str) -> Path:
         """Home and temporary files in a sandbox. What a reviewer or a gate finds there, no author has left."""
-        return self.run(key) / "box" / (role if role in ("reviewer", "gate") else "agent")
+        return self.run(key) / "box" / (role if role in ("reviewer", "gate", "setup") else "agent")
 
     def repository(self, common_dir: Path) -> Path:
         return self.root / "repositories" / repository_id(common_dir)
@@ -80,6 +81,13 @@ class Home:
 
     def results(self, common_dir: Path) -> Path:
         return self.repository(common_dir) / "results"
+
+    def setups(self, common_dir: Path) -> Path:
+        return self.repository(common_dir) / "setups"
+
+    @property
+    def ports(self) -> Path:
+        return self.root / "ports.json"
 
     @property
     def cleaned_up(self) -> Path:

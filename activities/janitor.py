@@ -19,6 +19,7 @@ import structlog
 from temporalio import activity
 from temporalio.service import RPCError
 
+from activities import ports, setup_cache
 from activities.config import Config, load
 from activities.contracts import CleanedUp, CleanUpInput, LeftAlone, Removed
 from activities.disk import GB, share, used
@@ -106,6 +107,7 @@ class Janitor:
         over = await self._runs_that_are_over()
         await blocking(self._repositories)
         await self._by_size(over)
+        await blocking(self._ports)
         held = await blocking(used, self.home.root)
         return CleanedUp(
             at=self.now,
@@ -288,6 +290,7 @@ class Janitor:
             if not self.dry_run:
                 (folder / "gone.json").unlink(missing_ok=True)
             self._slots(folder, self.keep.slots_days, f"not used for {self.keep.slots_days:g} days")
+            self._setups(folder, self.keep.slots_days, f"not used for {self.keep.slots_days:g} days")
             self._records(folder / "results", self.keep.results_days, "results")
             self._records(folder / "gates", self.keep.runs_days, "logs")
 
@@ -316,6 +319,23 @@ class Janitor:
                 self.leave(str(aside), "a gate left it to another user: delete it by hand")
         return freed
 
+    def _setups(self, folder: Path, days: float, why: str) -> int:
+        """What set-up commands have made, kept to be copied."""
+        freed = 0
+        for one, last_used in setup_cache.kept_in(folder / "setups").items():
+            held = used(one) + used(setup_cache.making(one))
+            if self.older(last_used, days) and self.remove(
+                "set-up", str(one), why, partial(setup_cache.drop, one), held
+            ):
+                freed += held
+        return freed
+
+    def _ports(self) -> None:
+        """Of slots that are gone, or that a killed worker left: a task gives its own back before its worktree goes."""
+        for holder in ports.holders(self.home):
+            if not Path(holder).exists() and Path(holder).name not in self.runs:
+                self.remove("ports", f"those of {holder}", "it is gone", partial(ports.release, self.home, holder))
+
     def _records(self, folder: Path, days: float, what: str) -> None:
         """They only save time, or were for those who looked: so the times of the files will do."""
         old = [one for one in folder.glob("*") if self._old_file(one, days)]
@@ -332,8 +352,8 @@ class Janitor:
     # --- by size ---------------------------------------------------------------------------------------
 
     async def _by_size(self, over: list[tuple[float, Run]]) -> None:
-        """Where the disk is too full for another worktree: idle slots, then run folders of tasks that are over, the
-        oldest first. Never a salvage."""
+        """Where the disk is too full for another worktree: idle slots, what set-up commands have made, then run folders
+        of tasks that are over, the oldest first. Never a salvage."""
         short = int(self.disk.floor_gb * GB) - shutil.disk_usage(self.home.root).free
         for name, common_dir in self.repositories.items():
             excess = short
@@ -344,6 +364,7 @@ class Janitor:
                 continue
             why = "the disk is too full" if excess == short else "the repository has more than its cap"
             freed = await blocking(self._slots, self.home.root / "repositories" / name, 0, why)
+            freed += await blocking(self._setups, self.home.root / "repositories" / name, 0, why)
             for since, run in over:
                 mine = run.common_dir == common_dir and self.older(since, RECENT_DAYS)
                 if freed < excess and mine and await self.state(run) != "running":  # it may have been begun again

@@ -17,8 +17,8 @@ from activities.git.run import GitError, UnsupportedRepository
 from activities.home import Home
 from activities.runs import as_repository
 
-_BESIDE = re.compile(r"\.(.+)\.(made|removed|index|lock)")
-_OURS = ("made", "removed", "index", "lock")
+_BESIDE = re.compile(r"\.(.+)\.(made|removed|index|lock|extras|new|copy)")
+_OURS = ("made", "removed", "index", "lock", "extras", "new", "copy")
 STALE_LOCK_SECONDS = 3600
 """No git of ours holds a ref's lock for longer than a second."""
 
@@ -34,7 +34,8 @@ class Leftover:
 
     @property
     def holds_no_work(self) -> bool:
-        """A worktree in the making, one that was saved and is being deleted, a copy of an index, a lock."""
+        """A worktree in the making, one that was saved and is being deleted, a copy of an index, a lock, what
+        set-up notes and copies."""
         return self.kind in _OURS
 
 

@@ -14,7 +14,7 @@ from pathspec import GitIgnoreSpec
 from activities.contracts import Finding
 from activities.faults.policy import RULES
 from activities.git.change import FILES, LINK, SUBMODULE, Commit, Entry
-from activities.protected import SETTINGS_FILE
+from activities.protected import INCLUDE_FILE, SETTINGS_FILE
 from activities.settings import Policy, PolicyRule
 
 DAY_SECONDS = 86_400
@@ -76,7 +76,7 @@ def by_path(rules: Rules, entries: Iterable[Entry]) -> Iterator[Finding]:
             yield rules.finding("deny", "must not change", path)
         if policy.allow and rules.looks("allow", path) and not matches(policy.allow, name):
             yield rules.finding("allow", "is not among what may change", path)
-        if path == SETTINGS_FILE or (rules.looks("protected", path) and matches(rules.protected, name)):
+        if path in (SETTINGS_FILE, INCLUDE_FILE) or (rules.looks("protected", path) and matches(rules.protected, name)):
             yield rules.finding("protected", "decides how others' work is tested", path)
         elif rules.looks("hook", path) and matches(policy.hooks, name):
             yield rules.finding("hook", "runs on the machines of others", path)

@@ -21,14 +21,24 @@ from activities.contracts import OpenQuotaInput, Prepared, PrepareInput, QuotaCo
 from activities.disk import DiskFull, check_room
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
-from activities.git.worktree import create
+from activities.git.worktree import Worktree, create
 from activities.home import repository_id, safe_name, task_key
 from activities.masking import MASKS
 from activities.overlaps import note_ref
 from activities.process import base_environment
 from activities.protected import SETTINGS_FILE, policy_settings, queue_settings
-from activities.settings import INVALID_TASK, NO_ROOM, AgentSpec, GateSpec, TaskInput, TaskSettings, explain
+from activities.settings import (
+    INVALID_TASK,
+    NO_ROOM,
+    SETUP_FAILED,
+    AgentSpec,
+    GateSpec,
+    TaskInput,
+    TaskSettings,
+    explain,
+)
 from activities.settle import settle
+from activities.setup import set_up_worktree, worktree_settings
 from activities.site import Site, blocking, invalid, read_json, task_branch, write_atomically
 
 REPOSITORY_QUOTA = "repository/"
@@ -46,7 +56,8 @@ class PrepareActivities:
     @activity.defn
     async def prepare(self, given: PrepareInput) -> Prepared:
         """A second run finds the worktree of the first. Raises InvalidTask, in one line, for what a user must mend."""
-        prepared = await blocking(self._prepare, given)
+        prepared, worktree = await blocking(self._prepare, given)
+        prepared = prepared.model_copy(update={"notes": await self._set_up(prepared, worktree)})
         settings = prepared.settings
         for account in sorted({agent.account for agent in agents_of(settings).values() if agent.account}):
             await self.open_quota(OpenQuotaInput(quota=account))
@@ -75,13 +86,24 @@ class PrepareActivities:
             static_summary=f"quota of {name}",
         )
 
+    async def _set_up(self, prepared: Prepared, worktree: Worktree) -> list[str]:
+        """One that cannot be made ready is taken away, so that the next attempt begins with what is mended."""
+        try:
+            settings = await blocking(worktree_settings, worktree.repository, prepared.base)
+            return await set_up_worktree(self.site.home, worktree, prepared.base, settings)
+        except ApplicationError as error:
+            if error.type in (SETUP_FAILED, INVALID_TASK):
+                await blocking(settle, self.site.home, prepared.ref, "not set up", None)
+                (self.site.home.run(prepared.ref.key) / "settled.json").unlink(missing_ok=True)
+            raise
+
     def _config(self) -> Config:
         try:
             return load(self.site.home.root)
         except BadConfig as problem:
             raise ApplicationError(str(problem), type=INVALID_TASK, non_retryable=True) from None
 
-    def _prepare(self, given: PrepareInput) -> Prepared:
+    def _prepare(self, given: PrepareInput) -> tuple[Prepared, Worktree]:
         task = TaskInput.model_validate(given.task)
         try:
             repository = open_repository(task.repo)
@@ -103,7 +125,7 @@ class PrepareActivities:
         # What is in `env` may be secret, and nobody reads it there.
         kept = complete.model_dump_json(indent=1, exclude=_ENVIRONMENTS)
         write_atomically(self.site.home.run(key) / "task.json", kept)
-        return Prepared(
+        prepared = Prepared(
             ref=ref,
             host=self.site.host,
             worktree=str(worktree.path),
@@ -113,6 +135,7 @@ class PrepareActivities:
             run_folder=str(self.site.home.run(key)),
             day_purse=self._day_purse(settings, repository),
         )
+        return prepared, worktree
 
     def _check_room(self, repository: Repository, key: str) -> None:
         if self.site.home.worktree(key).exists():
@@ -185,8 +208,9 @@ def complete_settings(task: TaskInput, file: bytes | None) -> TaskSettings:
         defaults = tomllib.loads((file or b"").decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         invalid(SETTINGS_FILE, f"is not TOML: {error}")
-    for name, check in (("queue", queue_settings), ("policy", policy_settings)):
+    for check in (queue_settings, policy_settings):
         check(file)
+    for name in ("queue", "policy", "worktree"):
         defaults.pop(name, None)  # not the task's affair
     for name in ("limits", "delivery"):
         if isinstance(own.get(name), Mapping) and isinstance(defaults.get(name), Mapping):

@@ -54,6 +54,7 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
         "files": task["files"],
         "gates": task["gates"],
         "plan": plan,
+        "notes": read_json(home.run(given.ref.key) / "setup.json").get("notes", []),
         "detail": given.detail,
         "commit": given.commit or "",
         "evidence": [_evidence(Path(path), _LIMITS.get(given.ask, REVIEW_BYTES)) for path in given.evidence],

@@ -18,6 +18,8 @@ from activities.site import invalid
 M = TypeVar("M", bound=Model)
 
 SETTINGS_FILE = "mergewright.toml"
+INCLUDE_FILE = ".worktreeinclude"
+"""Patterns of untracked files that worktrees get a copy of: of secrets, for one."""
 
 
 def queue_settings(file: bytes | None) -> QueueSettings:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
+from pathspec import GitIgnoreSpec
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -24,6 +26,8 @@ INVALID_TASK = "InvalidTask"
 """Failure type: the input, the repository or the host is not as the task needs it. Never tried again."""
 NO_ROOM = "NoRoom"
 """Failure type: the disk is too full. The task waits, and looks again."""
+SETUP_FAILED = "SetupFailed"
+"""Failure type: a worktree cannot be made ready, for what a person must mend. The message has the evidence."""
 
 
 def explain(error: ValidationError) -> str:
@@ -183,6 +187,7 @@ class TaskSettings(Model):
 
 PROTECTED = [
     "mergewright.toml",
+    ".worktreeinclude",
     ".gitattributes",
     ".gitmodules",
     ".github/workflows/",
@@ -255,7 +260,7 @@ class Policy(Model):
     """What may land on a branch: `[policy]` in the `mergewright.toml` on that branch. Paths are as in .gitignore."""
 
     off: list[PolicyRule] = []
-    """Not looked at. A change of `mergewright.toml` itself always waits for a person."""
+    """Not looked at. A change of `mergewright.toml` or `.worktreeinclude` always waits for a person."""
     approve: list[PolicyRule] = []
     """An operator may let it land; the agent is not asked to mend it."""
     exempt: dict[PolicyRule, list[str]] = EXEMPT
@@ -297,6 +302,67 @@ class Policy(Model):
         except re.error as error:
             raise ValueError(f"is no regular expression: {error}") from None
         return subject
+
+
+MOST_SETUP_SECONDS = 3_000
+"""Less than `prepare` may take."""
+
+
+class SetupCache(Model):
+    """What a set-up command makes, kept for as long as what it is made of stays the same."""
+
+    key: list[str] = Field(min_length=1)
+    """The files that it depends on: patterns as in .gitignore, of tracked files."""
+    paths: list[str] = Field(min_length=1)
+    """What it makes: files and folders, relative to the top."""
+    command: str = ""
+    """The set-up command that makes it; may be left out where there is only one."""
+
+    @field_validator("paths")
+    @classmethod
+    def _inside(cls, paths: list[str]) -> list[str]:
+        for path in paths:
+            parts = PurePosixPath(path).parts
+            if not parts or path.startswith("/") or ".." in parts or parts[0] == ".git" or "\n" in path:
+                raise ValueError(f"{path!r} is no path inside of the worktree")
+        return [str(PurePosixPath(path)) for path in paths]
+
+
+class WorktreeSettings(Model):
+    """What a worktree needs besides the commit: `[worktree]` in the `mergewright.toml` on the target branch. The merge
+    queue's gates get the same."""
+
+    copy_: list[str] = Field([], alias="copy")
+    """Untracked files of the user's checkout, copied: patterns as in .gitignore."""
+    link: list[str] = []
+    """The same, linked: what writes there writes in the user's checkout."""
+    setup: list[str] = []
+    """Shell commands, before the first turn and before gates in a slot. May be run again after a kill."""
+    teardown: list[str] = []
+    """Shell commands, at the end, whatever it is. One that fails is logged."""
+    timeout_seconds: float = Field(900, gt=0, le=MOST_SETUP_SECONDS)
+    """Of the set-up commands together, and of the tear-down."""
+    cache: list[SetupCache] = []
+    ports: int = Field(0, ge=0, le=1_000, strict=True)
+    """So many ports of its own, as MERGEWRIGHT_PORT_BASE and MERGEWRIGHT_PORT_0 …"""
+    submodules: bool = Field(False, strict=True)
+    """They are checked out, as far as the user has their commits; else they stay empty."""
+
+    @model_validator(mode="after")
+    def _one_command_each(self) -> WorktreeSettings:
+        if not all(self.setup) or not all(self.teardown):
+            raise ValueError("setup, teardown: a command is empty")
+        names = [entry.command or (self.setup[0] if len(self.setup) == 1 else "") for entry in self.cache]
+        if not set(names) <= set(self.setup):
+            raise ValueError("cache: name in `command` the set-up command that makes the paths")
+        if len(set(names)) < len(names):
+            raise ValueError("cache: two entries for one command; put their keys and paths together")
+        for pattern in (*self.copy_, *self.link, *(pattern for entry in self.cache for pattern in entry.key)):
+            GitIgnoreSpec.from_lines([pattern])  # a ValueError that names it
+        return self
+
+    def cache_of(self, command: str) -> SetupCache | None:
+        return next((entry for entry in self.cache if entry.command in ("", command)), None)
 
 
 class TaskInput(TaskSettings):

@@ -1,4 +1,5 @@
-"""The end of a worktree: what did not land is saved under a ref, then the folder goes. In this order, always."""
+"""The end of a worktree: what did not land is saved under a ref, then it is torn down, then the folder goes. In this
+order, always."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from activities.git.repository import open_repository
 from activities.git.salvage import Saved, save
 from activities.git.worktree import Worktree, create
 from activities.home import Home
+from activities.setup import tear_down, was_ready
 from activities.site import task_branch, write_model
 
 
@@ -36,6 +38,9 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = Non
         worktree = Worktree(open_repository(ref.repo), path, ref.key, task_branch(ref.task_id), ref.target)
         saved = None
         if settled is None or path.exists():
+            with suppress(WorktreeBroken):
+                if path.exists() and not was_ready(home, ref.key):
+                    worktree.put_back(worktree.base())  # what set-up has left half done is nobody's work
             also = () if landed_head else tuple(turns.kept(worktree).values())
             saved = _saved(worktree, partial(save, task_id=ref.task_id, outcome=outcome, kept=landed_head, also=also))
         if settled is None or saved is not None:
@@ -44,6 +49,7 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = Non
         with worktree.repository.git() as git:
             for op in ops:
                 unpin(git, op)
+        tear_down(home, worktree)
         worktree.remove()
         with suppress(PermissionError):  # of another user, as whom an agent ran a container
             delete(home.run(ref.key) / "box")

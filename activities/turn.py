@@ -21,7 +21,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities import boxes, fence, process
+from activities import boxes, fence, ports, process
 from activities.agents import runtime, signals
 from activities.agents.base import Reader, Report, Runtime, Turn, with_estimate
 from activities.config import BadConfig, Config, agent_environment, load
@@ -38,6 +38,7 @@ from activities.masking import MASKS
 from activities.prompting import compose
 from activities.sandbox import Limits, Sandbox
 from activities.settings import AgentSpec, tail
+from activities.setup import linked
 from activities.site import (
     Site,
     blocking,
@@ -210,7 +211,8 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     write_atomically(folder / "prompt.md", prompt.text)
     write_atomically(folder / "system.md", prompt.system)
     box = home.box(ref.key, given.role)
-    environment = {**environment, "TMPDIR": str(boxes.temporary_of(box)), **agent.env}
+    own = {"TMPDIR": str(boxes.temporary_of(box)), **ports.environment(home, str(worktree.path))}
+    environment = {**environment, **own, **agent.env}
     sandbox = None
     if _has_sandbox(config):
         sandbox = boxes.make(
@@ -218,7 +220,7 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
             box,
             environment,
             data=home.root,
-            write=[worktree.path],
+            write=[worktree.path, *linked(home, ref.key)],
             read=[home.run(ref.key), *boxes.of_repository(worktree.repository)],
             keeps=found.keeps,
             network=config.sandbox.network_of_agents(),

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 from temporalio.service import RPCError
 
-from activities.config import BadConfig
+from activities import ports, setup_cache
+from activities.config import BadConfig, PortRange
 from activities.contracts import CleanedUp, TaskRef
 from activities.git import slot
+from activities.git.locks import exclusive
 from activities.git.repository import open_repository
 from activities.git.worktree import create
 from activities.home import Home, task_key
@@ -26,7 +28,7 @@ from activities.janitor import DAY, clean_up
 from activities.overlaps import note_ref
 from activities.runs import state_of
 from activities.settle import settle
-from activities.site import Site, task_branch
+from activities.site import Site, note_repository, task_branch
 from console.clean import clean
 from console.doctor import cleaned_up
 from service.schedule import schedule_id
@@ -379,3 +381,28 @@ async def test_a_policy_that_makes_no_sense_is_told(kit: Kit) -> None:
     config(kit, "[keep]\nsalvage_days = -1\n")
     with pytest.raises(BadConfig, match=r"keep\.salvage_days"):
         await cleaned(kit)
+
+
+async def test_what_set_up_keeps_goes_when_it_is_not_used(kit: Kit) -> None:
+    """Caches by age, the ports of a slot that is gone, and nothing of a task that runs."""
+    running = await begun(kit, "running")
+    worktree, gone = kit.home.worktree(running.key), kit.home.root / "repositories" / "x" / "slots" / "0" / "tree"
+    for tree in (worktree, gone):
+        ports.claim(kit.home, str(tree), 2, PortRange())
+    kit.home.worktree(running.key).with_name(f".{running.key}.extras").write_text("{}")
+    repository = open_repository(running.repo)
+    note_repository(kit.home, repository.common_dir)
+    kept = kit.home.setups(repository.common_dir) / "abc"
+    for folder in (kept, setup_cache.making(kept.with_name("def"))):
+        (folder / "0").mkdir(parents=True)
+    done = await cleaned(kit)
+    assert [one.what for one in done.removed] == ["ports"]
+    assert done.left == []
+    assert ports.holders(kit.home) == [str(worktree)]
+    kept.with_suffix(".lock").touch()
+    with exclusive(kept.with_suffix(".lock")):
+        await cleaned(kit, 8)
+        assert [path.name for path in setup_cache.kept_in(kept.parent)] == ["abc"]
+    assert [one.what for one in (await cleaned(kit, 8)).removed] == ["set-up"]
+    assert setup_cache.kept_in(kept.parent) == {}
+    assert worktree.with_name(f".{running.key}.extras").exists()

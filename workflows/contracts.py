@@ -78,6 +78,7 @@ class BlockedReason(StrEnum):
     POLICY = "needs a person's leave to land"
     PUSH_REJECTED = "the remote does not take it"
     ESCAPE = "changed what no turn may change"
+    SETUP = "the worktree cannot be set up"
     INFRASTRUCTURE = "our own trouble"
 
 

@@ -14,7 +14,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, TimeoutError, TimeoutType
 from temporalio.workflow import ActivityCancellationType
 
-from activities.settings import INVALID_TASK, AgentSpec, GateSpec
+from activities.settings import INVALID_TASK, MOST_SETUP_SECONDS, AgentSpec, GateSpec
 
 HEARTBEAT = timedelta(seconds=30)
 """Every activity beats each 5 s; half a minute of silence means that its worker is gone."""
@@ -98,7 +98,7 @@ def never_started(error: ActivityError) -> bool:
 
 
 def gate_options(shared: str, host: str, gates: Sequence[GateSpec]) -> Options:
-    longest = sum(gate.timeout_seconds for gate in gates)
+    longest = sum(gate.timeout_seconds for gate in gates) + 2 * MOST_SETUP_SECONDS
     return _options(gate_queue(shared, host), timedelta(seconds=longest, minutes=10))
 
 

@@ -14,7 +14,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError,
 
 with workflow.unsafe.imports_passed_through():
     from activities.contracts import Ask, Collected, Prepared, TurnInput
-    from activities.settings import INVALID_TASK, NO_ROOM, AgentSpec, Role, TaskInput
+    from activities.settings import INVALID_TASK, NO_ROOM, SETUP_FAILED, AgentSpec, Role, TaskInput
     from workflows import options
     from workflows.contracts import (
         Blocked,
@@ -134,11 +134,14 @@ class TaskSteps(Leases):
             try:
                 return await self._once(activity, given, with_options, summary, whole=whole)
             except ActivityError as error:
-                if isinstance(error.cause, ApplicationError) and error.cause.type == NO_ROOM:
-                    await self._wait_for_room(error.cause.message)
-                    continue
-                text = f"{error.activity_type}: {options.retried(error)}"
-                self.hear(await self.block(BlockedReason.INFRASTRUCTURE, text))
+                cause = error.cause if isinstance(error.cause, ApplicationError) else None
+                if cause and cause.type == NO_ROOM:
+                    await self._wait_for_room(cause.message)
+                elif cause and cause.type == SETUP_FAILED:
+                    self.hear(await self.block(BlockedReason.SETUP, cause.message))
+                else:
+                    text = f"{error.activity_type}: {options.retried(error)}"
+                    self.hear(await self.block(BlockedReason.INFRASTRUCTURE, text))
 
     async def _wait_for_room(self, text: str) -> None:
         """The disk is too full. Neither the task nor an operator has to do with it, so it goes on by itself."""
@@ -320,7 +323,7 @@ class TaskSteps(Leases):
 
     def _warnings(self) -> list[str]:
         money = budgets.warnings(self.limits, self.ledger.usage, self.ledger.agent_seconds)
-        return [*money, *self.handovers, *self.meanwhile]
+        return [*(self.prepared.notes if self.prepared else []), *money, *self.handovers, *self.meanwhile]
 
     def _overlaps(self) -> list[str]:
         found = self.found.overlaps if self.found and not self.result else []

@@ -85,7 +85,7 @@ RULES: dict[PolicyRule, Rule] = {
     ),
     "protected": Rule(
         "approve",
-        "a path that `protected` in `[queue]` names, or `mergewright.toml`",
+        "a path that `protected` in `[queue]` names, `mergewright.toml` or `.worktreeinclude`",
         "An operator looks at it: starter.py queue allow.",
     ),
     "hook": Rule(

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from activities.git.extras import Note
 from activities.git.repository import Repository
 from activities.git.run import Git, shadow
 
@@ -45,10 +46,19 @@ class Clone:
     git_dir: Path
     repository: Repository
     """Whose objects it borrows."""
+    note: Note | None = None
+    """Of what lies in the worktree and is no work."""
 
     @property
     def index(self) -> Path:
         return self.git_dir / "index"
+
+    def excludes(self, *, unless_changed: bool = False) -> bytes:
+        """Lines of an exclude file: what the user ignores, and what set-up has put there; not what of that was changed,
+        with `unless_changed`."""
+        if self.note is None:
+            return self.repository.excludes()
+        return self.repository.excludes() + b"\n" + self.note.lines(self.git_dir.parent if unless_changed else None)
 
     def check(self) -> None:
         """Before any use. Mends what it can: lends the objects again, removes locks of killed processes.
@@ -120,6 +130,13 @@ class Clone:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
         lock.replace(path)
+
+    def put_excludes(self, lines: bytes) -> None:
+        """After commands that could do as they like in here. Raises WorktreeBroken as `check` does."""
+        self.check()
+        if not _is_directory(self.git_dir / "info"):
+            delete(self.git_dir / "info")  # perhaps a link
+        self.put("info/exclude", lines)
 
     def put_index(self, index: Path) -> None:
         lock = self.git_dir / "index.lock"
@@ -195,6 +212,13 @@ def make(git_dir: Path, repository: Repository, git: Git, *, head: str, refs: Ma
         clone.put("shallow", shallow.read_bytes())
     clone.put("HEAD", f"{head}\n")
     return clone
+
+
+def unlink_way(tree: Path, path: str) -> None:
+    """Takes links away that are on the way to `path`: what a command has left must not lead out of the tree."""
+    for folder in reversed(list(Path(path).parents)[:-1]):
+        if (tree / folder).is_symlink():
+            (tree / folder).unlink()
 
 
 def delete(path: Path) -> None:

@@ -13,18 +13,22 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from activities.git.clone import delete, make
+from activities.git.clone import Clone, delete, make, unlink_way
+from activities.git.extras import exclude_lines
 from activities.git.repository import Repository
 from activities.git.run import Git, GitError, shadow
 
 log = structlog.get_logger()
+
+_CONTENTS = ("tree", "index", "tmp", "box", "setup-box", ".tree.new", ".tree.copy")
+"""Of a slot's folder, besides its locks."""
 
 
 class NoSlotFree(Exception):
@@ -107,10 +111,24 @@ def clear(folder: Path, unused_since: float) -> bool:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     return False
-        there = [folder / name for name in ("tree", "index", "tmp") if os.path.lexists(folder / name)]
+        there = [folder / name for name in _CONTENTS if os.path.lexists(folder / name)]
         for path in there:
             put_away(path)
     return bool(there)
+
+
+def keep_out(slot: Slot, repository: Repository, commit: str, names: Iterable[str], *, whole: bool) -> None:
+    """After the slot was set up, before its gates: `git status` shows none of `names`. With `whole` it shows nothing:
+    tracked files are as in the commit again, and whatever else lies there is left out too. Raises WorktreeBroken."""
+    with shadow(repository.common_dir, work_tree=slot.tree, index=slot.index, ours=True) as git:
+        git = git.holding(slot.lock)
+        exclude = repository.excludes() + b"\n" + exclude_lines(names)
+        if whole:
+            git("read-tree", "--reset", "-u", commit)
+            (git.git_dir / "info" / "exclude").write_bytes(exclude)
+            others = git("ls-files", "-z", "--others", "--exclude-standard").split("\0")
+            exclude += exclude_lines(filter(None, others))
+    Clone(slot.tree / ".git", repository).put_excludes(exclude)
 
 
 def put_away(path: Path) -> None:
@@ -135,9 +153,10 @@ def _switch(slot: Slot, git: Git, commit: str) -> None:
     git("read-tree", "--reset", "-u", commit)
     for line in git.run("ls-files", "-z", "--stage").stdout.split(b"\0"):
         if line.startswith(b"160000 "):  # a submodule that a former gate filled
-            link = slot.tree / os.fsdecode(line.partition(b"\t")[2])
-            delete(link)
-            link.mkdir()
+            name = os.fsdecode(line.partition(b"\t")[2])
+            unlink_way(slot.tree, name)
+            delete(slot.tree / name)
+            (slot.tree / name).mkdir(parents=True)
     git("clean", "-q", "-ffdx")
 
 

@@ -45,10 +45,11 @@ def snapshot(git: Git, clone: Clone, head: str, *, everything: bool = False) -> 
 
     `git` is a shadow of the user's repository with the worktree and no index yet; `head` is in that repository.
     What the index of the clone leaves out on purpose (deleted with `--cached`, assumed unchanged, sparse) is left
-    out. With `everything`, for a salvage, it is not, and neither are submodules and linked worktrees that hold work.
+    out. With `everything`, for a salvage, it is not, and neither are submodules and linked worktrees that hold work,
+    and what set-up has put there is only left out when it is as it was.
     A file that cannot be converted as its attributes ask is taken as it is.
     """
-    (git.git_dir / "info" / "exclude").write_bytes(clone.repository.excludes())
+    (git.git_dir / "info" / "exclude").write_bytes(clone.excludes(unless_changed=everything))
     staged = _staged(git, clone, head)
     git("read-tree", "--reset", head)
     taking = _Taking(git, clone, staged, everything)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from activities.git.clone import Clone, WorktreeBroken, brought, delete, make, open_up
+from activities.git.extras import Note
 from activities.git.repository import PINS, Pin, Repository, pin
 from activities.git.run import Git, GitError, shadow
 from activities.git.snapshot import snapshot
@@ -38,7 +39,7 @@ class Worktree:
 
     @property
     def clone(self) -> Clone:
-        return Clone(self.path / ".git", self.repository)
+        return Clone(self.path / ".git", self.repository, Note(_beside(self.path, "extras")))
 
     def base(self) -> str:
         """Where the work began."""
@@ -155,6 +156,19 @@ class Worktree:
         self.clone.move_head(head, f"refs/heads/{self.branch}")
         self.clone.conclude()
 
+    def keep_out(self, marks: Mapping[str, str]) -> None:
+        """These paths are no work: neither committed nor tidied away. See `extras.Note`. Raises WorktreeBroken."""
+        Note(_beside(self.path, "extras")).add(marks)
+        self.clone.put_excludes(self.clone.excludes())
+
+    def untracked(self) -> list[str]:
+        """Files that are neither tracked nor ignored."""
+        with self.files() as git:
+            (git.git_dir / "info" / "exclude").write_bytes(self.clone.excludes())
+            shutil.copy2(_beside(self.path, "index"), git.git_dir / "index")
+            listed = git("ls-files", "-z", "--others", "--exclude-standard")
+        return [path.rstrip("/") for path in listed.split("\0") if path]
+
     def is_clean(self) -> bool:
         """Nothing is uncommitted, untracked files included, and no merge is in progress."""
         with self.files() as git, self.clone.reading() as source:
@@ -171,7 +185,7 @@ class Worktree:
         self.clone.check()
         with self.files() as git:
             git.update_refs(f"update {pin('reset', self.key)} {head}")
-            (git.git_dir / "info" / "exclude").write_bytes(self.repository.excludes())
+            (git.git_dir / "info" / "exclude").write_bytes(self.clone.excludes())
             self._reset(git, head)
             try:
                 git("clean", "-q", "-ffd")
@@ -216,7 +230,7 @@ class Worktree:
                 refs = [pin(kind, self.key) for kind in self._pinned(git) if kind not in kept]
                 refs += git("for-each-ref", "--format=%(refname)", turn_refs(self.key)).split()
                 git.update_refs(*(f"delete {ref}" for ref in refs))
-            for leftover in ("removed", "made", "index", "lock"):
+            for leftover in ("removed", "made", "index", "extras", "new", "copy", "lock"):
                 delete(_beside(self.path, leftover))
 
 
@@ -273,7 +287,8 @@ def _build_alone(worktree: Worktree, lock: int, around_files: bool) -> None:
     work_tree = path if around_files else made
     with shadow(worktree.repository.common_dir, work_tree=work_tree, index=git_dir / "index", ours=True) as git:
         git = git.holding(lock)
-        make(git_dir, worktree.repository, git, head=f"ref: refs/heads/{worktree.branch}", refs=refs)
+        clone = make(git_dir, worktree.repository, git, head=f"ref: refs/heads/{worktree.branch}", refs=refs)
+        clone.put("info/exclude", worktree.clone.excludes())
         if around_files:
             git("read-tree", start)
             git.run("update-index", "-q", "--refresh", "--ignore-submodules", ok=(0, 1))

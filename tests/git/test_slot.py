@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from activities.git.clone import WorktreeBroken
 from activities.git.repository import Repository, open_repository
 from activities.git.run import GitError
-from activities.git.slot import NoSlotFree, Slot, checkout, take
+from activities.git.slot import NoSlotFree, Slot, checkout, keep_out, take
 from tests.git.repos import commit, git, make_repo, write
 
 FILES = {"README.md": "hello\n", "run.sh": "#!/bin/sh\n", "src/app.py": "print(1)\n", ".gitignore": "*.log\nbuild/\n"}
@@ -174,3 +176,22 @@ def test_a_process_that_inherited_the_lock_keeps_the_slot(tmp_path: Path) -> Non
     process.communicate()
     with take(tmp_path, 1) as slot:
         assert slot.number == 0
+
+
+def test_what_set_up_has_left_leads_nowhere(repository: Repository, slot: Slot, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    head = repository.tip("refs/heads/main")
+    own = checkout(slot, repository, head) / ".git"
+    write(slot.tree, {"made": "x", "app": "x"})
+    shutil.rmtree(own / "info")
+    (own / "info").symlink_to(outside)
+    keep_out(slot, repository, head, ["app"], whole=True)
+    assert git(slot.tree, "status", "--porcelain") == ""
+    own.rename(outside / "git")
+    own.symlink_to(outside / "git")
+    (outside / "git" / "info" / "exclude").write_text("mine")
+    with pytest.raises(WorktreeBroken):
+        keep_out(slot, repository, head, ["app"], whole=True)
+    assert (outside / "git" / "info" / "exclude").read_text() == "mine"
+    assert [path.name for path in outside.iterdir()] == ["git"]

@@ -1,0 +1,75 @@
+"""Submodules, checked out from what the user has of them: nothing is fetched, and no configuration of theirs is run.
+
+Each is a shared clone, as the worktree itself is: an agent may commit in it, and what the user has does not change.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from activities.git.clone import delete, make, unlink_way
+from activities.git.repository import Repository
+from activities.git.run import Git, read_config, shadow
+
+_LINK = "160000"
+
+
+class SubmoduleMissing(Exception):
+    """One line: what the user does not have, and the remedy."""
+
+
+def fill(repository: Repository, tree: Path, commit: str, below: str = "") -> None:
+    """Checks out every submodule of `commit` in `tree`, with theirs. What lay there is gone.
+
+    To be called when nobody writes in `tree`. Raises SubmoduleMissing.
+    """
+    with repository.git() as git:
+        links, names = _links(git, commit), _names(git, commit)
+    for path, sha in links.items():
+        inner = _repository(repository, names.get(path), f"{below}{path}")
+        place = tree / path
+        unlink_way(tree, path)
+        delete(place)
+        place.mkdir(parents=True)
+        with shadow(inner.common_dir, work_tree=place, index=place / ".git" / "index", ours=True) as git:
+            if not git.ok("cat-file", "-e", f"{sha}^{{tree}}"):
+                raise SubmoduleMissing(_missing(f"{below}{path}", f"has no commit {sha}"))
+            make(place / ".git", inner, git, head=sha, refs={})
+            git("read-tree", "--reset", "-u", sha)
+        fill(inner, place, sha, f"{below}{path}/")
+
+
+def paths(repository: Repository, commit: str) -> list[str]:
+    """Of the submodules of `commit`, without theirs."""
+    with repository.git() as git:
+        return list(_links(git, commit))
+
+
+def _links(git: Git, commit: str) -> dict[str, str]:
+    lines = [line.partition("\t") for line in git("ls-tree", "-r", "-z", "--full-tree", commit).split("\0") if line]
+    return {path: facts.split()[2] for facts, _, path in lines if facts.startswith(_LINK)}
+
+
+def _names(git: Git, commit: str) -> dict[str, str]:
+    """By path, as .gitmodules of the commit says; read as data."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(git.objects.read(f"{commit}:.gitmodules") or b"")
+        file.flush()
+        entries = read_config(Path(file.name))
+    fields = [(*key.removeprefix("submodule.").rpartition("."), value) for key, value in entries]
+    return {value: name for name, _, field, value in fields if field == "path"}
+
+
+def _repository(repository: Repository, name: str | None, path: str) -> Repository:
+    if not name:
+        raise SubmoduleMissing(f"submodule {path}: .gitmodules does not name it: correct it on the target branch")
+    modules = (repository.common_dir / "modules").resolve()
+    common_dir = (modules / name).resolve()
+    if not common_dir.is_relative_to(modules) or not (common_dir / "objects").is_dir():
+        raise SubmoduleMissing(_missing(path, "is not there"))
+    return Repository(path=common_dir, git_dir=common_dir, common_dir=common_dir, work_tree=None)
+
+
+def _missing(path: str, what: str) -> str:
+    return f"submodule {path} {what} in your repository: git submodule update --init --recursive"

@@ -1,0 +1,202 @@
+"""A worktree that needs more than its commit: files, commands, what they have made before, ports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from temporalio.exceptions import ApplicationError
+
+from activities import ports, process
+from activities.config import PortRange
+from activities.git.repository import open_repository
+from activities.home import Home
+from activities.place import Place
+from activities.settings import SetupCache, WorktreeSettings
+from activities.setup_cache import Cache, drop, kept_in
+from tests.git.repos import commit, git, make_repo, write
+from tests.kit import PROGRAMS, Kit, status_when
+from workflows.contracts import Blocked, BlockedReason
+
+SETTINGS = """
+[worktree]
+copy = [".env"]
+ports = 2
+setup = ["echo made >> {made}; mkdir modules; cp lock modules/", "cp .env generated"]
+cache = [{{ key = ["lock"], paths = ["modules"], command = "echo made >> {made}; mkdir modules; cp lock modules/" }}]
+teardown = ["cat .env modules/lock >> {ended}; echo $MERGEWRIGHT_PORT_1 >> {ended}"]
+"""
+GATE = 'cat modules/lock generated && test -z "$(git status --porcelain)" && test $MERGEWRIGHT_PORT_BASE -ge 20000'
+
+
+async def test_a_task_and_the_queue_find_all_that_they_need(kit: Kit, tmp_path: Path) -> None:
+    made, ended = tmp_path / "made", tmp_path / "ended"
+    commit(kit.repo, {"lock": "v1\n", "mergewright.toml": SETTINGS.format(made=made, ended=ended)})
+    write(kit.repo, {".env": "KEY=1\n"})
+    look = "cat .env modules/lock generated > seen.txt; echo $MERGEWRIGHT_PORT_0 $MERGEWRIGHT_PORT_1 >> seen.txt"
+    gate = {"name": "look", "command": GATE}
+
+    def task(name: str) -> dict[str, Any]:
+        shell = look.replace("seen.txt", name)
+        return {"agent": kit.agent(executor=[{"shell": shell}]), "gates": [gate]}
+
+    async with kit.worker():
+        both = await asyncio.gather(kit.run(**task("one.txt")), kit.run(**task("two.txt")))
+    assert [result.outcome for result in both] == ["merged", "merged"], both
+    seen = [kit.show(name).splitlines() for name in ("one.txt", "two.txt")]
+    assert [lines[:3] for lines in seen] == [["KEY=1", "v1", "KEY=1"]] * 2
+    assert len({port for lines in seen for port in lines[3].split()}) == 4
+    assert made.read_text() == "made\n"  # by the one, and copied by the other and in the slots
+    assert len([line for line in ended.read_text().splitlines() if line.isdigit()]) >= 3
+    named = git(kit.repo, "ls-tree", "-r", "--name-only", "main").splitlines()
+    assert not {".env", "modules/lock", "generated"} & set(named)
+    assert ports.environment(kit.home, "slot-x-0") == {}
+    assert kit.home.ports.read_text() == "{}"
+    kit.assert_clean()
+
+
+async def test_a_set_up_that_fails_blocks_with_the_end_of_its_log_and_begins_anew_when_mended(kit: Kit) -> None:
+    commit(kit.repo, {"mergewright.toml": '[worktree]\nsetup = ["echo x > README.md; echo no such package; exit 3"]\n'})
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[{"write": {"new.txt": "x"}}])))
+        status = await status_when(handle, lambda status: status.blocked is not None)
+        assert isinstance(status.blocked, Blocked)
+        assert status.blocked.reason is BlockedReason.SETUP
+        assert "exit 3" in status.blocked.text
+        assert "no such package" in status.blocked.text
+        assert kit.worktrees() == []
+        commit(kit.repo, {"mergewright.toml": '[worktree]\nsetup = ["true"]\n'})
+        await handle.signal("continue_task", "")
+        result = await handle.result()
+    assert (result.outcome, kit.refs("refs/mergewright/salvage")) == ("merged", [])
+    kit.assert_clean()
+
+
+async def test_a_set_up_that_is_cut_off_leaves_nothing(kit: Kit, tmp_path: Path) -> None:
+    shell = f"echo x > junk; echo y > README.md; touch {tmp_path}/begun; sleep 1000"
+    commit(
+        kit.repo,
+        {"mergewright.toml": f'[worktree]\nports = 3\nsetup = ["{shell}"]\nteardown = ["rm {tmp_path}/begun"]\n'},
+    )
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[{}])))
+        await until((tmp_path / "begun").exists)
+        await handle.signal("abandon")
+        assert (await handle.result()).outcome == "abandoned"
+        await until(lambda: not kit.worktrees())  # the worker's housekeeping
+    assert (kit.refs(), kit.home.ports.read_text()) == ([], "{}")
+    assert not (tmp_path / "begun").exists()
+    kit.assert_clean()
+
+
+@pytest.mark.skipif(bool(process.sandbox_problem()), reason="no sandbox on this machine")
+async def test_set_up_and_tear_down_run_in_a_sandbox_and_what_is_linked_can_be_written(kit: Kit) -> None:
+    look = "test ! -e {secret} && ! touch {repo}/touched {home}/touched && echo {who} >> data/log && test -e data/log"
+    secret = kit.folder / "secret"
+    shell = {
+        who: look.format(secret=secret, repo=kit.repo, home=kit.home.root, who=who)
+        for who in ("setup", "agent", "gate", "teardown")
+    }
+    lines = "".join(f"{name} = ['{shell[name]}']\n" for name in ("setup", "teardown"))
+    commit(kit.repo, {"mergewright.toml": f"[queue]\nprecheck = false\n[worktree]\nlink = ['/data']\n{lines}"})
+    write(kit.repo, {"data/log": ""})
+    secret.write_text("x")
+    scripts = kit.folder / "scripts"
+    kit.configure(sandbox=f"read = {json.dumps(list(map(str, PROGRAMS)))}\nwrite = ['{scripts}']")
+    agent = kit.agent(executor=[{"shell": shell["agent"], "write": {"new.txt": "new\n"}}])
+    async with kit.worker():
+        result = await kit.run(agent=agent, gates=[{"name": "look", "command": shell["gate"]}])
+    assert result.outcome == "merged", result
+    in_the_worktree, in_the_slot = ["setup", "agent", "gate"], ["setup", "gate", "teardown"]
+    assert (kit.repo / "data/log").read_text().split() == [*in_the_worktree, *in_the_slot, "teardown"]
+    assert not (kit.repo / "touched").exists()
+    assert list(kit.home.root.glob("runs/*/box")) == []
+    kit.assert_clean()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    for _ in range(int(seconds * 10)):
+        if condition():
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"not in {seconds} s")
+
+
+async def test_what_is_kept_is_made_once_and_only_from_work_that_has_landed(tmp_path: Path) -> None:
+    repo = make_repo(tmp_path / "repo", {"package-lock": "1\n", "sub/package-lock": "1\n"})
+    opened, cache = open_repository(str(repo)), Cache(tmp_path / "setups")
+    entry = SetupCache(key=["package-lock"], paths=["deep/modules"])
+    runs: list[str] = []
+
+    async def restored(name: str, *, trusted: bool = True, entry: SetupCache = entry) -> str:
+        place = Place(
+            home=Home(tmp_path / "home"),
+            repository=opened,
+            tree=tmp_path / name,
+            commit=git(repo, "rev-parse", "main"),
+            logs=tmp_path / f"{name}.logs",
+            box=tmp_path / f"{name}.box",
+            lock=tmp_path / f"{name}.lock",
+            trusted=trusted,
+        )
+        place.tree.mkdir(exist_ok=True)
+
+        async def make() -> None:
+            runs.append(name)
+            write(place.tree, {"deep/modules/x": name})
+
+        await cache.make_or_restore(place, entry, "make", make)
+        return (place.tree / "deep/modules/x").read_text()
+
+    assert await restored("unknown", trusted=False) == "unknown"
+    first, second = await asyncio.gather(restored("one"), restored("two"))
+    assert first == second == await restored("candidate", trusted=False)
+    assert len(runs) == 2
+    commit(repo, {"sub/package-lock": "2\n"})
+    assert await restored("three") == "three"
+    assert [path.name for path in (tmp_path / "setups").iterdir() if path.name.startswith(".")] == []
+    with pytest.raises(ApplicationError, match="sub/package-lock is tracked"):
+        await restored("four", entry=SetupCache(key=["package-lock"], paths=["sub/package-lock"]))
+    with pytest.raises(ApplicationError, match="nothing in the commit matches"):
+        await restored("five", entry=SetupCache(key=["yarn.lock"], paths=["x"]))
+    (tmp_path / "six").mkdir()
+    (tmp_path / "six/deep").symlink_to(tmp_path / "one/deep")
+    with pytest.raises(ApplicationError, match="leads out of the tree"):
+        await restored("six")
+    assert (tmp_path / "one/deep/modules/x").read_text() == first
+    kept = kept_in(tmp_path / "setups")
+    assert len(kept) == 2
+    assert [drop(one) for one in kept] == [True, True]
+    assert kept_in(tmp_path / "setups") == {}
+
+
+def test_ports_are_nobody_elses_until_they_are_given_back(tmp_path: Path) -> None:
+    home, within = Home(tmp_path), PortRange(first=29_000, last=29_019)
+    for holder in ("a", "b", "a"):
+        ports.claim(home, holder, 8, within)
+    first = {name: int(ports.environment(home, name)["MERGEWRIGHT_PORT_BASE"]) for name in "ab"}
+    assert abs(first["a"] - first["b"]) >= 8
+    with pytest.raises(ports.NoPortsFree, match="29000 to 29019"):
+        ports.claim(home, "c", 8, within)
+    ports.release(home, "a")
+    ports.claim(home, "c", 8, within)
+    assert ports.environment(home, "c")["MERGEWRIGHT_PORT_7"] == str(first["a"] + 7)
+    assert ports.environment(home, "a") == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"setup": ["a", "b"], "cache": [{"key": ["x"], "paths": ["y"]}]}, "name in `command`"),
+        ({"setup": ["a"], "cache": [{"key": ["x"], "paths": ["../y"]}]}, "no path inside"),
+        ({"ports": "3"}, "ports"),
+    ],
+)
+def test_what_is_wrong_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        WorktreeSettings.model_validate(given)
