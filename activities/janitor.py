@@ -331,7 +331,7 @@ class Janitor:
         return freed
 
     def _ports(self) -> None:
-        """Of slots that are gone, or that a killed worker left: a task gives its own back before its worktree goes."""
+        """Of slots that were cleared after a kill: a task gives its own back before its worktree goes."""
         for holder in ports.holders(self.home):
             if not Path(holder).exists() and Path(holder).name not in self.runs:
                 self.remove("ports", f"those of {holder}", "it is gone", partial(ports.release, self.home, holder))

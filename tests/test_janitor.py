@@ -111,7 +111,7 @@ async def test_work_of_an_ended_task_is_saved_then_kept_as_long_as_the_policy_sa
 
 async def test_the_newest_salvages_are_kept_however_old_and_those_of_running_tasks(kit: Kit) -> None:
     config(kit, "[keep]\nsalvage_count = 2\n")
-    running = await begun(kit, "running")
+    running = await begun(kit, "a-task")  # of the same second, the last name counts as the newest
     settle(kit.home, running, "written by the reviewer")
     for number in range(3):
         await ended(kit, f"lost-{number}")
@@ -385,7 +385,7 @@ async def test_a_policy_that_makes_no_sense_is_told(kit: Kit) -> None:
 
 async def test_what_set_up_keeps_goes_when_it_is_not_used(kit: Kit) -> None:
     """Caches by age, the ports of a slot that is gone, and nothing of a task that runs."""
-    running = await begun(kit, "running")
+    running = await begun(kit, "a-task")  # of the same second, the last name counts as the newest
     worktree, gone = kit.home.worktree(running.key), kit.home.root / "repositories" / "x" / "slots" / "0" / "tree"
     for tree in (worktree, gone):
         ports.claim(kit.home, str(tree), 2, PortRange())

@@ -226,7 +226,7 @@ def test_what_users_filter_by_is_called_as_documented() -> None:
         *("merge attempts used up", "login missing", "the model will not do it", "agent failed"),
         *("gates cannot pass on this machine", "budget used up", "plan not approved in time"),
         *("needs a person's leave to land", "the remote does not take it", "changed what no turn may change"),
-        "our own trouble",
+        *("the worktree cannot be set up", "our own trouble"),
     ]
     assert [code.value for code in Code] == [
         *("CONFLICT", "GATE_RED", "SEMANTIC_CONFLICT", "GATE_INFRA", "MAIN_RED", "CAS_LOST", "HEAD_MOVED"),
