@@ -73,3 +73,12 @@ def test_the_example_of_a_runtime_of_ones_own_works(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_tests_that_the_documents_name_are_there() -> None:
+    named = {name for file in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(tests/[^`]+)`", file.read_text())}
+    assert named
+    for name in sorted(named):
+        file, _, test = name.partition("::")
+        assert not test or f"def {test}(" in (ROOT / file).read_text(), name
+        assert (ROOT / file).exists(), name
