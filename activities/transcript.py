@@ -60,6 +60,8 @@ class Transcript:
                 self._hand_over(self._on_line)
 
     def _next(self, number: int, *, whole: bool = False) -> bytes:
+        if self._done[number] >= os.fstat(self._fds[number]).st_size:  # of a device nothing, however much it says
+            return b""
         piece = MASKS.follow(self._fds[number], self._done[number], whole=whole)
         self._done[number] += len(piece)
         return piece
