@@ -114,6 +114,7 @@ ALIKE = {
     "happy path",  # test_real_clis.py has one, as has what is left behind
     "resume",  # as after a kill
     "429",  # as 500: the CLI's own retries are ended
+    "stall in mid-stream",  # as with the other two: silence is ended
     "usage limit",  # as a retry-after: the wait is stated
     "stall before headers",  # as in mid-stream: nothing comes
     "max turns",  # test_real_clis.py has one of each that can

@@ -40,7 +40,7 @@ def life(request: Request) -> Step:
     [
         ("claude-code", "codex"),
         ("codex", "gemini"),
-        ("gemini", "opencode"),
+        pytest.param("gemini", "opencode", marks=pytest.mark.long),
         pytest.param("opencode", "qwen", marks=pytest.mark.long),
         ("qwen", "claude-code"),
     ],

@@ -96,7 +96,7 @@ def put_back(repo: Path, base: str) -> None:
     git(repo, "stash", "pop", "-q", "--index")
 
 
-@pytest.mark.parametrize("then", ["the same", "another"])
+@pytest.mark.parametrize("then", ["the same", pytest.param("another", marks=pytest.mark.long)])
 def test_killed_before_any_step(repo: Path, repository: Repository, folder: Path, crash: Crash, then: str) -> None:
     """Whatever comes next finds the repository in order, and each lands exactly once."""
     given, other = one_task(repo), other_task(repo)

@@ -354,6 +354,7 @@ def test_a_dropped_salvage_is_gone(worktree: Worktree, repository: Repository) -
 
 NAMES = st.sampled_from(["a", "b", "dir/a", "dir/b", "dir/sub/c", "x y", "é", "a.log", "b/c"])
 CONTENT = st.sampled_from([b"", b"1\n", b"2\n", b"3\n", b"\0\xff", b"a\r\nb\r\n"])
+MANY = 50 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 12
 STEPS = st.one_of(
     st.tuples(st.just("write"), NAMES, CONTENT),
     st.tuples(st.just("delete"), NAMES, st.none()),
@@ -450,7 +451,7 @@ def state_of(worktree: Worktree) -> dict[str, object]:
     }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=MANY, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, min_size=1, max_size=12))
 def test_whatever_an_agent_does_can_be_read_back(
     shared: Repository, tmp_path: Path, steps: list[tuple[str, str | None, bytes | str | None]]
@@ -474,7 +475,7 @@ def test_whatever_an_agent_does_can_be_read_back(
     worktree.remove()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=MANY, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, min_size=1, max_size=12))
 def test_commit_all_is_what_git_add_and_commit_would_make(
     shared: Repository, tmp_path: Path, steps: list[tuple[str, str | None, bytes | str | None]]
