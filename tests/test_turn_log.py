@@ -180,6 +180,7 @@ def test_nothing_but_plain_text_is_left() -> None:
 # --- a real task -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_the_turns_of_a_task_are_read_afterwards(kit: Kit) -> None:
     nasty = "\x1b[2J\x1b]0;owned\x07[bold red]first[/] :smile: " + "wide " * 60
     agent = kit.agent(executor=[{"say": nasty}, {"write": {"a.txt": "x\n"}, "shell": "echo a note"}])

@@ -108,8 +108,8 @@ CASES: dict[str, Callable[[Desk], Report]] = {
 }
 
 
-SLOW = {"gemini", "opencode", "qwen"}
-"""They take seconds to start; in some troubles they are tried by `make test-agents ALL=1` only."""
+OTHERS = {"codex", "gemini", "opencode", "qwen"}
+"""In troubles where all do the same these are tried by `make test-agents ALL=1` only."""
 ALIKE = {
     "happy path",  # test_real_clis.py has one, as has what is left behind
     "resume",  # as after a kill
@@ -119,6 +119,7 @@ ALIKE = {
     "stall before headers",  # as in mid-stream: nothing comes
     "max turns",  # test_real_clis.py has one of each that can
     "context full",  # as 500, by another text: the samples have all of them
+    "out of credit",  # as 401, by another text
     "drop",  # as a stall in mid-stream: the answer is not whole
     "killed by TERM",
     "killed by KILL",  # the supervisor's work, which is the same for every program
@@ -139,7 +140,7 @@ def test_every_runtime_is_tried_in_every_trouble() -> None:
 
 
 def tried(name: str, case: str, end: str) -> Any:
-    marks = [pytest.mark.long] if name in SLOW and case in ALIKE else []
+    marks = [pytest.mark.long] if name in OTHERS and case in ALIKE else []
     return pytest.param(name, case, end, id=f"{name}-{case}".replace(" ", "_"), marks=marks)
 
 

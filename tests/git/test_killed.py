@@ -1,6 +1,6 @@
 """Every operation, killed before each of its steps in turn; each attempt finds what the last one left.
 
-Of the steps between the first and the last ones every fourth is tried; MERGEWRIGHT_EVERY_STEP=1 tries all.
+Of the steps between the first and the last ones every sixth is tried; MERGEWRIGHT_EVERY_STEP=1 tries all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.git.worktrees import FILES, MAIN, new, status
 _EFFECTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "subprocess.Popen"}
 
 
-EVERY = 1 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 4
+EVERY = 1 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 6
 FIRST = 4
 """Steps at the beginning that are never left out."""
 
