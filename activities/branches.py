@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.contracts import Candidate, LandRequest, QueueEntry, SubmitBranchInput, Submitted, TaskRef
+from activities.contracts import TaskRef
 from activities.git import candidate as candidates
 from activities.git.history import have_landed
 from activities.git.landing import base_of
@@ -18,6 +18,7 @@ from activities.home import task_key
 from activities.merging import enqueue, settings_on
 from activities.preflight import for_leave, preflight, refusals, rules_on
 from activities.prepare import check_gate, target_and_settings
+from activities.queue_contracts import Candidate, LandRequest, QueueEntry, SubmitBranchInput, Submitted
 from activities.settings import INVALID_TASK, Model, TaskInput, explain
 from activities.site import Site, blocking, invalid, short_ref, write_model
 

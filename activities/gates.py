@@ -14,12 +14,13 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import fence, process
-from activities.contracts import GateResult, GatesInput, GatesResult, Tested, TestInput
+from activities.contracts import GateResult, GatesInput, GatesResult
 from activities.faults.project import classify
 from activities.git import extras, slot
 from activities.git.landing import base_of
 from activities.git.repository import Repository, open_repository
 from activities.place import Place, end_of
+from activities.queue_contracts import Tested, TestInput
 from activities.results import Results
 from activities.rooms import Room, furnish
 from activities.settings import INVALID_TASK, SETUP_FAILED, GateSpec, WorktreeSettings, tail

@@ -14,8 +14,18 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.contracts import (
-    TASK_QUEUE,
+from activities.contracts import TASK_QUEUE
+from activities.git import candidate as candidates
+from activities.git.candidate import unpin
+from activities.git.chain import ChainBuilder, pin_chains
+from activities.git.history import have_landed, landed_between
+from activities.git.landing import SourcesMoved, base_of, follow, land
+from activities.git.repository import Repository, RepositoryProblem, open_repository
+from activities.git.run import UnsupportedRepository
+from activities.home import repository_id, safe_name, task_key
+from activities.preflight import for_leave, preflight, rules_on
+from activities.protected import SETTINGS_FILE, for_a_task, gate_digests, queue_settings
+from activities.queue_contracts import (
     BuildInput,
     BuildResult,
     Candidate,
@@ -31,16 +41,6 @@ from activities.contracts import (
     SubmitInput,
     Submitted,
 )
-from activities.git import candidate as candidates
-from activities.git.candidate import unpin
-from activities.git.chain import ChainBuilder, pin_chains
-from activities.git.history import have_landed, landed_between
-from activities.git.landing import SourcesMoved, base_of, follow, land
-from activities.git.repository import Repository, RepositoryProblem, open_repository
-from activities.git.run import UnsupportedRepository
-from activities.home import repository_id, safe_name, task_key
-from activities.preflight import for_leave, preflight, rules_on
-from activities.protected import SETTINGS_FILE, for_a_task, gate_digests, queue_settings
 from activities.results import Results
 from activities.settings import QueueSettings
 from activities.site import Site, blocking, invalid, short_ref, worktree_of, write_model

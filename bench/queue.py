@@ -41,12 +41,12 @@ from temporalio.client import Client, WorkflowHistory
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
-from activities.contracts import Candidate, ChainToBuild, Step
 from activities.gates import MOST_SLOTS
 from activities.git import slot
 from activities.git.chain import ChainBuilder
 from activities.git.landing import land
 from activities.git.repository import Repository, open_repository
+from activities.queue_contracts import Candidate, ChainToBuild, Step
 from activities.site import blocking
 from bench.policies import Policy
 from bench.simulate import POLICIES, SHARES, SLOTS

@@ -18,9 +18,10 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, Work
 from temporalio.service import RPCError, RPCStatusCode
 from typer.core import TyperGroup
 
-from activities.contracts import TASK_QUEUE, LandRequest
+from activities.contracts import TASK_QUEUE
 from activities.git.repository import open_repository
 from activities.merging import queue_id
+from activities.queue_contracts import LandRequest
 from activities.settings import explain as explained
 from activities.site import short_ref
 from console import inputs

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import starter
 from activities.branches import BranchActivities
-from activities.contracts import LandRequest, SubmitBranchInput
+from activities.queue_contracts import LandRequest, SubmitBranchInput
 from activities.site import Site
 from tests.git.repos import commit, git
 from tests.kit import Kit

@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from activities.contracts import Conflict, Evidence, Finding, GateResult, QueueEntry, QuotaConfig, TurnEnd, Usage
+from activities.contracts import Finding, GateResult, QuotaConfig, TurnEnd, Usage
+from activities.queue_contracts import Conflict, Evidence, QueueEntry
 from activities.settings import AgentSpec, GateSpec, Limits, Model, Role, TaskInput
 from workflows.policy.speculation import Odds
 

@@ -16,7 +16,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities.branches import BranchActivities
-    from activities.contracts import Evidence, LandRequest, SubmitBranchInput, Submitted
+    from activities.queue_contracts import Evidence, LandRequest, SubmitBranchInput, Submitted
     from activities.settings import INVALID_TASK
     from workflows import options
     from workflows.contracts import Code, LandResult, LandStatus, MergeAnswer, QueueNote

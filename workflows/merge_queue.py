@@ -15,8 +15,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import BuildInput, BuildResult, Built, ChainToBuild
     from activities.merging import MergeActivities
+    from activities.queue_contracts import BuildInput, BuildResult, Built, ChainToBuild
     from workflows import options
     from workflows.contracts import MergeAnswer, QueueState
     from workflows.policy import queue as policy

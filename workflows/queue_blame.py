@@ -8,8 +8,9 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import Built, EjectInput, Evidence, GateResult, QueueEntry
+    from activities.contracts import GateResult
     from activities.merging import MergeActivities
+    from activities.queue_contracts import Built, EjectInput, Evidence, QueueEntry
     from workflows import options
     from workflows.contracts import Code, MergeAnswer, QueueState
     from workflows.policy import gate_faults

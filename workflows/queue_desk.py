@@ -10,7 +10,7 @@ from temporalio import workflow
 from temporalio.exceptions import ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import QueueEntry, Step, Tested
+    from activities.queue_contracts import QueueEntry, Step, Tested
     from activities.settings import QueueSettings
     from workflows.contracts import (
         MergeAnswer,

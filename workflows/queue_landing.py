@@ -6,8 +6,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import FollowInput, LandingInput, LandingResult, LandInput, QueueEntry
     from activities.merging import MergeActivities
+    from activities.queue_contracts import FollowInput, LandingInput, LandingResult, LandInput, QueueEntry
     from workflows import options
     from workflows.contracts import Code, MergeAnswer, QueueState
     from workflows.policy import queue as policy

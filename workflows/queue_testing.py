@@ -9,8 +9,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import QueueEntry, Tested, TestInput
     from activities.gates import GateActivities
+    from activities.queue_contracts import QueueEntry, Tested, TestInput
     from activities.settings import GateSpec
     from workflows import options
     from workflows.policy.speculation import Chain, View

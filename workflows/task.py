@@ -24,14 +24,13 @@ with workflow.unsafe.imports_passed_through():
         GatesInput,
         PrepareInput,
         SettleInput,
-        SubmitInput,
-        Submitted,
         TurnResult,
         UpdateBranchInput,
     )
     from activities.gates import GateActivities
     from activities.merging import MergeActivities
     from activities.prepare import PrepareActivities
+    from activities.queue_contracts import SubmitInput, Submitted
     from activities.settings import AgentSpec, TaskInput
     from activities.worksite import WorksiteActivities
     from workflows import options

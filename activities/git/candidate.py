@@ -25,9 +25,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from activities.contracts import Built, Candidate, Conflict
 from activities.git.repository import printable
 from activities.git.run import IDENTITY, Git, GitError
+from activities.queue_contracts import Built, Candidate, Conflict
 from activities.settings import Strategy, tail
 
 SOURCES = "refs/mergewright/source/"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from activities.contracts import Built, BuiltChain, Candidate, ChainToBuild, Step
 from activities.git.candidate import build, landed
 from activities.git.run import Git
+from activities.queue_contracts import Built, BuiltChain, Candidate, ChainToBuild, Step
 
 _TIP = re.compile(r"[0-9a-f]{40,64}")
 

@@ -31,7 +31,6 @@ from typing import Any
 
 from pydantic import model_validator
 
-from activities.contracts import Landed, LandInput
 from activities.git.candidate import one_line, unpin
 from activities.git.chain import keep_chains
 from activities.git.checkout import InTheWay, Move, Way, moving
@@ -39,6 +38,7 @@ from activities.git.locks import exclusive, outwait
 from activities.git.remote import fetch, push
 from activities.git.repository import Checkout, Repository, RepositoryProblem
 from activities.git.run import Git, GitError
+from activities.queue_contracts import Landed, LandInput
 from activities.settings import Model
 
 _MOST_NAMED = 50

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from activities.contracts import Landed
 from activities.git.locks import outwait
 from activities.git.repository import Repository, RepositoryProblem
 from activities.git.run import Git, GitError, read_config, shadow
+from activities.queue_contracts import Landed
 from activities.settings import tail
 
 NETWORK_SECONDS = 300.0

@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from activities.contracts import LandInput
 from activities.git.landing import land
 from activities.git.repository import open_repository
+from activities.queue_contracts import LandInput
 
 _EFFECTS = {"open", "os.rename", "os.remove", "os.symlink", "os.rmdir", "shutil.copyfile", "subprocess.Popen"}
 _ASIDE = re.compile(rf"'(?:/dev/null|{re.escape(tempfile.gettempdir())}/)")

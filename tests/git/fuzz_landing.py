@@ -24,11 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from activities.contracts import Candidate
 from activities.git import run
 from activities.git.chain import pin_chains
 from activities.git.landing import base_of, follow, land, parking_branch
 from activities.git.repository import open_repository
+from activities.queue_contracts import Candidate
 from activities.settings import Strategy
 from tests.git.landings import MAIN, candidate, chained, landed_ops, landing, state, work
 from tests.git.repos import git, make_repo, run_git, write

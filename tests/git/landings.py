@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from activities.contracts import BuiltChain, Candidate, ChainToBuild, Landed, LandInput, TaskRef
+from activities.contracts import TaskRef
 from activities.git.candidate import SOURCES, build, op_id
 from activities.git.chain import ChainBuilder, pin_chains
 from activities.git.landing import land
 from activities.git.repository import Repository, open_repository
+from activities.queue_contracts import BuiltChain, Candidate, ChainToBuild, Landed, LandInput
 from activities.settings import Strategy
 from tests.git.repos import commit, git, write
 

@@ -6,11 +6,11 @@ from typing import get_args
 
 import pytest
 
-from activities.contracts import Built, Candidate
 from activities.git.candidate import _conserve, _paths, _Strange, build, op_id
 from activities.git.chain import pin_chains
 from activities.git.repository import open_repository
 from activities.git.run import GitError
+from activities.queue_contracts import Built, Candidate
 from activities.settings import Strategy
 from tests.git.landings import DATE, MAIN, candidate, work
 from tests.git.repos import USER, commit, git, make_repo, run_git, write

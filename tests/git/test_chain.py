@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from activities.contracts import Candidate
 from activities.git.chain import pin_chains
 from activities.git.landing import land
 from activities.git.repository import Repository, open_repository
 from activities.git.run import Git
+from activities.queue_contracts import Candidate
 from tests.git.landings import FILES, MAIN, STATUS, candidate, chained, dirty, landed_ops, landing, left_in, work
 from tests.git.repos import commit, git, make_repo
 

@@ -10,13 +10,13 @@ from typing import get_args
 
 import pytest
 
-from activities.contracts import Landed
 from activities.git.candidate import build, op_id, repository_id, unpin
 from activities.git.chain import pin_chains
 from activities.git.checkout import Move
 from activities.git.landing import base_of, follow, land
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import GitError
+from activities.queue_contracts import Landed
 from activities.settings import Strategy
 from tests.git.landings import MAIN, candidate, chained, contents, land_it, landing, work
 from tests.git.repos import Canary, commit, git, make_repo, run_git, write

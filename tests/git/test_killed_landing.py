@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from activities.contracts import Landed, LandInput
 from activities.git import run
 from activities.git.candidate import SOURCES, build
 from activities.git.chain import pin_chains
@@ -21,6 +20,7 @@ from activities.git.landing import follow, land, parking_branch
 from activities.git.locks import exclusive
 from activities.git.repository import Repository, open_repository
 from activities.git.run import Git
+from activities.queue_contracts import Landed, LandInput
 from tests.git.landings import (
     FILES,
     MAIN,

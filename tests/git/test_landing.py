@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from activities.contracts import Landed
 from activities.git.checkout import Move
 from activities.git.landing import NotAFastForward, land
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import GitError
+from activities.queue_contracts import Landed
 from tests.git.landings import (
     FILES,
     MAIN,

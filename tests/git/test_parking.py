@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from activities.contracts import Landed
 from activities.git.landing import base_of, follow, land
 from activities.git.repository import Repository, open_repository
+from activities.queue_contracts import Landed
 from tests.git.landings import FILES, MAIN, candidate, contents, everything, landed_ops, landing, left_in, tip_of, work
 from tests.git.repos import commit, git, make_repo, write
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from activities.contracts import Landed, LandInput
 from activities.git import remote
 from activities.git.landing import NotAFastForward, base_of, follow, land
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import Git, GitError
+from activities.queue_contracts import Landed, LandInput
 from tests.git.landings import FILES, MAIN, candidate, everything, landing, left_in, tip_of, work
 from tests.git.remotes import SECRET, smart_http
 from tests.git.repos import commit, git, make_repo, run_git, write

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from activities.contracts import Conflict, Evidence, GateResult
+from activities.contracts import GateResult
+from activities.queue_contracts import Conflict, Evidence
 from workflows.contracts import Code, MergeAnswer
 from workflows.policy.answers import MEANING, evidence_of, explain_answer, land_result
 

@@ -14,7 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 import activities.contracts
 import workflows.contracts
-from activities.contracts import Evidence, LandRequest, TurnCaps, TurnInput, TurnResult, Usage, quota_id
+from activities.contracts import TurnCaps, TurnInput, TurnResult, Usage, quota_id
+from activities.queue_contracts import Evidence, LandRequest
 from activities.settings import (
     TAIL,
     Agent,

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.contracts import Evidence, GateResult, QueueEntry
+from activities.contracts import GateResult
+from activities.queue_contracts import Evidence, QueueEntry
 from workflows.contracts import MergeAnswer, QueueState
 from workflows.policy import queue as policy
 

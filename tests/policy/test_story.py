@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt  # comes with rich
 
-from activities.contracts import Evidence, Finding, QuotaConfig, Usage
+from activities.contracts import Finding, QuotaConfig, Usage
+from activities.queue_contracts import Evidence
 from workflows.contracts import (
     Blocked,
     BlockedReason,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from activities.contracts import Evidence, GateResult
+from activities.contracts import GateResult
+from activities.queue_contracts import Evidence
 from activities.settings import tail
 from workflows.contracts import Code, LandResult, MergeAnswer
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from activities.contracts import QueueEntry
+from activities.queue_contracts import QueueEntry
 from activities.settings import tail
 from workflows.contracts import MergeAnswer, QueueState
 from workflows.policy.order import Waiting, ordered
