@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 import activities.contracts
+import activities.queue_contracts
 import workflows.contracts
 from activities.contracts import TurnCaps, TurnInput, TurnResult, Usage, quota_id
 from activities.queue_contracts import Evidence, LandRequest
@@ -325,7 +326,7 @@ def test_an_unknown_field_is_refused_by_name_wherever_it_is(given_input: dict[st
 
 CONTRACTS: set[type[Model]] = {
     kind
-    for module in (activities.contracts, workflows.contracts)
+    for module in (activities.contracts, activities.queue_contracts, workflows.contracts)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Model) and kind is not Model
 }
