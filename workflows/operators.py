@@ -6,8 +6,8 @@ checks before it is accepted and answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from temporalio import workflow
@@ -17,8 +17,55 @@ from temporalio.exceptions import ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.settings import Limits, explain
     from workflows.contracts import TaskStatus, TurnRecord
+    from workflows.policy import commands
     from workflows.policy import limits as budgets
-    from workflows.policy.commands import Situation, Verb, refusal, rewind_refusal
+    from workflows.policy.commands import Situation, Verb
+
+
+_TAKEN: dict[Verb, str] = {
+    "approve_plan": "approved: the agent starts",
+    "reject_plan": "taken: with feedback the plan is made anew, without the task ends",
+    "send_message": "taken: it reaches the agent at its next turn",
+    "pause": "pauses before the next turn or stage",
+    "resume": "goes on",
+    "continue_task": "goes on",
+    "compact": "taken: the next turn starts from a summary",
+    "abandon": "ends; unmerged work is saved under a salvage ref",
+    "raise_budget": "raised: the task goes on in the same session",
+    "rewind": "taken: the next turn begins with the worktree as it was then; what is in it now is kept",
+}
+
+
+class Desk(Protocol):
+    """Who takes the commands of operators."""
+
+    def refusal(self, verb: Verb, given: Any) -> str | None: ...
+
+    def take(self, verb: Verb, given: Any) -> str: ...
+
+    def problem(self, text: str) -> None: ...
+
+
+def _command(verb: Verb, description: str) -> tuple[Callable[..., None], workflow.UpdateMethodMultiParam[..., str]]:
+    """The signal and the update of a verb: what the one ignores and shows, the other refuses."""
+
+    @workflow.signal(name=verb, description=description)
+    def on(self: Desk, given: Any = None) -> None:
+        if why := self.refusal(verb, given):
+            self.problem(f"signal {verb} ignored: {why}")
+        else:
+            self.take(verb, given)
+
+    @workflow.update(name=verb, description=description)
+    def answered(self: Desk, given: Any = None) -> str:
+        return self.take(verb, given)
+
+    @answered.validator
+    def _(self: Desk, given: Any = None) -> None:
+        if why := self.refusal(verb, given):
+            raise ApplicationError(why, type="Refused", non_retryable=True)
+
+    return on, answered
 
 
 class OperatorCommands:
@@ -58,27 +105,36 @@ class OperatorCommands:
         """Something changed that the operator should see."""
         raise NotImplementedError
 
-    def _refusal(self, verb: Verb, text: Any) -> str | None:
-        if text is not None and not isinstance(text, str):
-            return f"{verb} takes one JSON string, not {type(text).__name__}: --input '\"...\"'"
-        return refusal(self.situation(), verb, text or "")
+    def refusal(self, verb: Verb, given: Any) -> str | None:
+        match verb:
+            case "raise_budget":
+                return self._raise_refusal(given)
+            case "rewind":
+                return commands.rewind_refusal(self.situation(), given, self.rewindable())
+        if given is not None and not isinstance(given, str):
+            return f"{verb} takes one JSON string, not {type(given).__name__}: --input '\"...\"'"
+        return commands.refusal(self.situation(), verb, given or "")
 
-    def _take(self, verb: Verb, text: Any) -> str:
+    def take(self, verb: Verb, given: Any) -> str:
         match verb:
             case "approve_plan" | "reject_plan":
-                self.plan_answer = (verb, text or "")
+                self.plan_answer = (verb, given or "")
             case "send_message":
-                self.messages.append(text)
+                self.messages.append(given)
             case "pause":
                 self.paused = True
             case "resume":
                 self.paused = False
             case "continue_task":
-                self.continued = text or ""
+                self.continued = given or ""
             case "compact":
                 self.compact_wanted = True
             case "abandon":
                 self.abandoned = True
+            case "raise_budget":
+                self.limits = budgets.raised(self.limits, budgets.wanted(given))
+            case "rewind":
+                self._rewind(given)
         self.show()
         return _TAKEN[verb]
 
@@ -87,161 +143,29 @@ class OperatorCommands:
         workflow.logger.warning(text)
         self.show()
 
-    def _signalled(self, verb: Verb, text: Any) -> None:
-        if why := self._refusal(verb, text):
-            self.problem(f"signal {verb} ignored: {why}")
-        else:
-            self._take(verb, text)
+    # --- each verb as a signal, and as an update of the same name ----------------------------------
 
-    def _validate(self, verb: Verb, text: Any) -> None:
-        if why := self._refusal(verb, text):
-            raise ApplicationError(why, type="Refused", non_retryable=True)
-
-    # --- signals -----------------------------------------------------------------------------------
-
-    @workflow.signal(name="approve_plan", description="let the plan be carried out; optional: its hash")
-    def on_approve_plan(self, plan_hash: Any = None) -> None:
-        self._signalled("approve_plan", plan_hash)
-
-    @workflow.signal(name="reject_plan", description='send the plan back with "feedback"; without: end the task')
-    def on_reject_plan(self, feedback: Any = None) -> None:
-        self._signalled("reject_plan", feedback)
-
-    @workflow.signal(name="send_message", description='"text" that reaches the agent at its next turn')
-    def on_send_message(self, text: Any = None) -> None:
-        self._signalled("send_message", text)
-
-    @workflow.signal(name="pause", description="stop before the next turn or stage")
-    def on_pause(self, reason: Any = None) -> None:
-        self._signalled("pause", reason)
-
-    @workflow.signal(name="resume", description="go on after a pause")
-    def on_resume(self, reason: Any = None) -> None:
-        self._signalled("resume", reason)
-
-    @workflow.signal(name="continue_task", description='go on with a blocked task; optional "text" for the agent')
-    def on_continue_task(self, text: Any = None) -> None:
-        self._signalled("continue_task", text)
-
-    @workflow.signal(name="abandon", description="end the task; its work is saved under a salvage ref")
-    def on_abandon(self, reason: Any = None) -> None:
-        self._signalled("abandon", reason)
-
-    @workflow.signal(name="compact", description="summarise the session; the next turn starts a new one from it")
-    def on_compact(self, reason: Any = None) -> None:
-        self._signalled("compact", reason)
-
-    @workflow.signal(name="raise_budget", description='new caps: 20 (dollars), or {"max_tokens": 5000000}')
-    def on_raise_budget(self, caps: Any = None) -> None:
-        if why := self._raise_refusal(caps):
-            self.problem(f"signal raise_budget ignored: {why}")
-        else:
-            self._raise(caps)
-
-    @workflow.signal(name="rewind", description="begin the next turn with the worktree as it was after turn 3")
-    def on_rewind(self, turn: Any = None) -> None:
-        if why := rewind_refusal(self.situation(), turn, self.rewindable()):
-            self.problem(f"signal rewind ignored: {why}")
-        else:
-            self._rewind(turn)
+    on_approve_plan, approve_plan = _command("approve_plan", "let the plan be carried out; optional: its hash")
+    on_reject_plan, reject_plan = _command("reject_plan", 'send the plan back with "feedback"; without: end the task')
+    on_send_message, send_message = _command("send_message", '"text" that reaches the agent at its next turn')
+    on_pause, pause = _command("pause", "stop before the next turn or stage")
+    on_resume, resume = _command("resume", "go on after a pause")
+    on_continue, continue_task = _command("continue_task", 'go on with a blocked task; optional "text" for the agent')
+    on_abandon, abandon = _command("abandon", "end the task; its work is saved under a salvage ref")
+    on_compact, compact_session = _command("compact", "summarise the session; the next turn starts a new one from it")
+    on_raise_budget, raise_budget = _command("raise_budget", 'new caps: 20 (dollars), or {"max_tokens": 5000000}')
+    on_rewind, rewind = _command("rewind", "begin the next turn with the worktree as it was after turn 3")
 
     @workflow.signal(dynamic=True)
     def on_unknown_signal(self, name: str, _: Sequence[RawValue]) -> None:
-        there = ", ".join([*_TAKEN, "raise_budget", "rewind"])
-        self.problem(f"signal {name} ignored: there is none of this name; there are: {there}")
+        self.problem(f"signal {name} ignored: there is none of this name; there are: {', '.join(_TAKEN)}")
 
-    # --- updates -----------------------------------------------------------------------------------
-
-    @workflow.update(name="approve_plan", description="let the plan be carried out; optional: its hash")
-    def approve_plan(self, plan_hash: Any = None) -> str:
-        return self._take("approve_plan", plan_hash)
-
-    @approve_plan.validator
-    def _may_approve_plan(self, plan_hash: Any = None) -> None:
-        self._validate("approve_plan", plan_hash)
-
-    @workflow.update(name="reject_plan", description='send the plan back with "feedback"; without: end the task')
-    def reject_plan(self, feedback: Any = None) -> str:
-        return self._take("reject_plan", feedback)
-
-    @reject_plan.validator
-    def _may_reject_plan(self, feedback: Any = None) -> None:
-        self._validate("reject_plan", feedback)
-
-    @workflow.update(name="send_message", description='"text" that reaches the agent at its next turn')
-    def send_message(self, text: Any = None) -> str:
-        return self._take("send_message", text)
-
-    @send_message.validator
-    def _may_send_message(self, text: Any = None) -> None:
-        self._validate("send_message", text)
-
-    @workflow.update(name="pause", description="stop before the next turn or stage")
-    def pause(self, reason: Any = None) -> str:
-        return self._take("pause", reason)
-
-    @pause.validator
-    def _may_pause(self, reason: Any = None) -> None:
-        self._validate("pause", reason)
-
-    @workflow.update(name="resume", description="go on after a pause")
-    def resume(self, reason: Any = None) -> str:
-        return self._take("resume", reason)
-
-    @resume.validator
-    def _may_resume(self, reason: Any = None) -> None:
-        self._validate("resume", reason)
-
-    @workflow.update(name="continue_task", description='go on with a blocked task; optional "text" for the agent')
-    def continue_task(self, text: Any = None) -> str:
-        return self._take("continue_task", text)
-
-    @continue_task.validator
-    def _may_continue_task(self, text: Any = None) -> None:
-        self._validate("continue_task", text)
-
-    @workflow.update(name="abandon", description="end the task; its work is saved under a salvage ref")
-    def abandon(self, reason: Any = None) -> str:
-        return self._take("abandon", reason)
-
-    @abandon.validator
-    def _may_abandon(self, reason: Any = None) -> None:
-        self._validate("abandon", reason)
-
-    @workflow.update(name="compact", description="summarise the session; the next turn starts a new one from it")
-    def compact_session(self, reason: Any = None) -> str:
-        return self._take("compact", reason)
-
-    @compact_session.validator
-    def _may_compact(self, reason: Any = None) -> None:
-        self._validate("compact", reason)
-
-    @workflow.update(name="raise_budget", description='new caps: 20 (dollars), or {"max_tokens": 5000000}')
-    def raise_budget(self, caps: Any = None) -> str:
-        return self._raise(caps)
-
-    @raise_budget.validator
-    def _may_raise_budget(self, caps: Any = None) -> None:
-        if why := self._raise_refusal(caps):
-            raise ApplicationError(why, type="Refused", non_retryable=True)
-
-    @workflow.update(name="rewind", description="begin the next turn with the worktree as it was after turn 3")
-    def rewind(self, turn: Any = None) -> str:
-        return self._rewind(turn)
-
-    @rewind.validator
-    def _may_rewind(self, turn: Any = None) -> None:
-        if why := rewind_refusal(self.situation(), turn, self.rewindable()):
-            raise ApplicationError(why, type="Refused", non_retryable=True)
-
-    def _rewind(self, turn: int) -> str:
+    def _rewind(self, turn: int) -> None:
         self.rewind_to = turn
         self.messages.append(
             f"An operator has put your worktree back to how it was after turn {turn}: what came later is gone from it. "
             "Look at the files before you go on."
         )
-        self.show()
-        return f"taken: the next turn begins with the worktree as it was after turn {turn}; what is in it now is kept"
 
     def _raise_refusal(self, caps: Any) -> str | None:
         if self.situation().ended:
@@ -250,11 +174,6 @@ class OperatorCommands:
             return budgets.raise_refusal(self.limits, budgets.wanted(caps))
         except ValidationError as error:
             return f"raise_budget: {explain(error)}"
-
-    def _raise(self, caps: Any) -> str:
-        self.limits = budgets.raised(self.limits, budgets.wanted(caps))
-        self.show()
-        return "raised: the task goes on in the same session"
 
     # --- queries -----------------------------------------------------------------------------------
 
@@ -269,15 +188,3 @@ class OperatorCommands:
     @workflow.query(description="every turn: role, agent, end, cost, seconds")
     def timeline(self) -> list[TurnRecord]:
         return self.turn_records()
-
-
-_TAKEN: dict[Verb, str] = {
-    "approve_plan": "approved: the agent starts",
-    "reject_plan": "taken: with feedback the plan is made anew, without the task ends",
-    "send_message": "taken: it reaches the agent at its next turn",
-    "pause": "pauses before the next turn or stage",
-    "resume": "goes on",
-    "continue_task": "goes on",
-    "compact": "taken: the next turn starts from a summary",
-    "abandon": "ends; unmerged work is saved under a salvage ref",
-}

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Verb = Literal[
-    "approve_plan", "reject_plan", "send_message", "pause", "resume", "continue_task", "compact", "abandon"
+    "approve_plan", "reject_plan", "send_message", "pause", "resume", "continue_task", "compact", "abandon",
+    "raise_budget", "rewind",
 ]  # fmt: skip
 
 MAX_TEXT = 16_000
