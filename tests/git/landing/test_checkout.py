@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.git.landings import (
-    FILES,
     candidate,
     every_kind_of_change,
     everything,
@@ -18,17 +17,7 @@ from tests.git.landings import (
     unnoticed,
     work,
 )
-from tests.git.repos import commit, git, make_repo, run_git, write
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return make_repo(tmp_path / "repo", FILES)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "home"
+from tests.git.repos import commit, git, run_git, write
 
 
 def replaced_by_link(repo: Path) -> None:

@@ -7,27 +7,12 @@ from pathlib import Path
 import pytest
 
 from activities.git.landing import base_of, follow, land
-from activities.git.repository import Repository, open_repository
+from activities.git.repository import Repository
 from activities.queue_contracts import Landed
-from tests.git.landings import FILES, MAIN, candidate, contents, everything, landed_ops, landing, left_in, tip_of, work
-from tests.git.repos import commit, git, make_repo, write
+from tests.git.landings import MAIN, candidate, contents, everything, landed_ops, landing, left_in, tip_of, work
+from tests.git.repos import commit, git, write
 
 PARKED = "refs/heads/mergewright/main"
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return make_repo(tmp_path / "repo", FILES)
-
-
-@pytest.fixture
-def repository(repo: Path) -> Repository:
-    return open_repository(str(repo))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "home"
 
 
 def land_on(repository: Repository, folder: Path, files: dict[str, str], task: str, checkout: str = "park") -> Landed:

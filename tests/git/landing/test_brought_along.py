@@ -9,7 +9,6 @@ import pytest
 
 from activities.git.repository import open_repository
 from tests.git.landings import (
-    FILES,
     candidate,
     every_kind_of_change,
     everything,
@@ -21,16 +20,6 @@ from tests.git.landings import (
     work,
 )
 from tests.git.repos import USER, commit, git, make_repo, write
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return make_repo(tmp_path / "repo", FILES)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "home"
 
 
 def lands(repo: Path, folder: Path, head: str, checkout: Path | None = None) -> None:

@@ -18,11 +18,10 @@ from activities.git.candidate import SOURCES, build
 from activities.git.chain import pin_chains
 from activities.git.landing import follow, land, parking_branch
 from activities.git.locks import exclusive
-from activities.git.repository import Repository, open_repository
+from activities.git.repository import Repository
 from activities.git.run import Git
 from activities.queue_contracts import Landed, LandInput
 from tests.git.landings import (
-    FILES,
     MAIN,
     USERS,
     chained,
@@ -38,24 +37,9 @@ from tests.git.landings import (
     state,
     tip_of,
 )
-from tests.git.repos import commit, git, make_repo, run_git, write
+from tests.git.repos import commit, git, run_git, write
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return make_repo(tmp_path / "repo", FILES)
-
-
-@pytest.fixture
-def repository(repo: Path) -> Repository:
-    return open_repository(str(repo))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "home"
+ROOT = Path(__file__).parents[3]
 
 
 # --- killed between any two steps ----------------------------------------------------------------------------------

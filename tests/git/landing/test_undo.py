@@ -10,7 +10,6 @@ import pytest
 from activities.git.checkout import InTheWay, Move, Way, moving
 from activities.git.repository import open_repository
 from tests.git.landings import (
-    FILES,
     MAIN,
     candidate,
     contents,
@@ -22,17 +21,7 @@ from tests.git.landings import (
     unnoticed,
     work,
 )
-from tests.git.repos import commit, git, make_repo, run_git, write
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return make_repo(tmp_path / "repo", FILES)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "home"
+from tests.git.repos import commit, git, run_git, write
 
 
 @contextmanager

@@ -11,11 +11,10 @@ import pytest
 
 from activities.git.checkout import Move
 from activities.git.landing import NotAFastForward, land
-from activities.git.repository import Repository, RepositoryProblem, open_repository
+from activities.git.repository import Repository, RepositoryProblem
 from activities.git.run import GitError
 from activities.queue_contracts import Landed
 from tests.git.landings import (
-    FILES,
     MAIN,
     STATUS,
     candidate,
@@ -30,22 +29,7 @@ from tests.git.landings import (
     state,
     tip_of,
 )
-from tests.git.repos import commit, git, make_repo, run_git, write
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return make_repo(tmp_path / "repo", FILES)
-
-
-@pytest.fixture
-def repository(repo: Path) -> Repository:
-    return open_repository(str(repo))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "home"
+from tests.git.repos import commit, git, run_git, write
 
 
 def test_it_lands_and_a_second_run_finds_it_landed(repo: Path, repository: Repository, folder: Path) -> None:
