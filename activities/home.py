@@ -9,7 +9,7 @@ repositories/<id>/          per repository: repository.json (which one), landing
                             have passed, by tree), setups/ (what set-up commands have made, by what they depend on)
 ports.json                  who holds which block of ports
 temporal/                   the development server's database and log
-janitor.json                what the last clean-up did
+janitor.json                what the last clean-up did; janitor-ages.json: since when it knows what it keeps
 workers/                    which worker process runs which activities, to recover after a kill
 """
 
@@ -92,6 +92,10 @@ class Home:
     @property
     def cleaned_up(self) -> Path:
         return self.root / "janitor.json"
+
+    @property
+    def ages(self) -> Path:
+        return self.root / "janitor-ages.json"
 
     @property
     def temporal(self) -> Path:

@@ -1,13 +1,12 @@
 """The janitor: removes what is saved, over, and older than `[keep]` of config.toml says.
 
-Work is only ever removed by `settle`, which saves it first. Ages count from what was written down (a salvage's commit,
-`over.json` of a run), not from times of files. What it cannot tell to be of a task that has ended stays as it is, and
-is listed.
+Work is only ever removed by `settle`, which saves it first. Ages are those that the janitor has seen pass (`ages`),
+not what the clock or the times of files say. What it cannot tell to be of a task that has ended stays as it is, and is
+listed.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from temporalio import activity
 from temporalio.service import RPCError
 
 from activities import ports, setup_cache
+from activities.ages import DAY, Ages
 from activities.config import Config, load
 from activities.contracts import CleanedUp, CleanUpInput, LeftAlone, Removed
 from activities.disk import GB, share, used
@@ -27,15 +27,14 @@ from activities.git import salvaged, slot
 from activities.git.clone import delete
 from activities.git.locks import exclusive
 from activities.git.owner import last_home
-from activities.home import Home
+from activities.home import Home, repository_id
 from activities.leftovers import Leftover, delete_unused, leftovers, stale_locks
 from activities.runs import Run, State, as_repository, known_repositories, known_runs, state_of
 from activities.settle import settle
-from activities.site import Site, blocking, note_repository, read_json, write_atomically, write_model
+from activities.site import Site, blocking, note_repository, write_model
 
 log = structlog.get_logger()
 
-DAY = 86_400.0
 RECENT_DAYS = 1.0
 """Run folders of tasks that ended since then stay, however full the disk is."""
 UNSETTLED = "ended without settling"
@@ -69,6 +68,7 @@ async def clean_up(
         janitor = Janitor(home, ask, config, dry_run, time.time() if now is None else now)
         done = await janitor.run()
         if not dry_run:
+            await blocking(janitor.ages.save)
             await blocking(write_model, home.cleaned_up, done)
     return done
 
@@ -89,6 +89,7 @@ class Janitor:
         self.keep, self.disk = config.keep, config.disk
         self.dry_run = dry_run
         self.now = now
+        self.ages = Ages(home.ages, now)
         self.removed: list[Removed] = []
         self.left: list[LeftAlone] = []
         self.runs: dict[str, Run] = {}
@@ -141,9 +142,6 @@ class Janitor:
 
     def leave(self, name: str, why: str) -> None:
         self.left.append(LeftAlone(name=name, why=why))
-
-    def older(self, since: float, days: float) -> bool:
-        return self.now - since > days * DAY
 
     async def state(self, run: Run) -> State:
         if run.key not in self.states:
@@ -207,11 +205,13 @@ class Janitor:
             found = list[salvaged.Salvage]()
             with self.apart(f"the saved work in {common_dir}"):
                 found = await blocking(salvaged.listing, as_repository(common_dir))
-            for one in found[self.keep.salvage_count :]:
-                if not self.older(one.when.timestamp(), self.keep.salvage_days):
+            folder = repository_id(common_dir)
+            ages = [self.ages.days(f"salvage {folder} {one.ref} {one.commit}") for one in found]
+            for one, age in list(zip(found, ages, strict=True))[self.keep.salvage_count :]:
+                if age <= self.keep.salvage_days:
                     continue
                 if await self.ask(one.task, None) != "running":
-                    why = f"saved {one.when:%Y-%m-%d}, more than {self.keep.salvage_days:g} days ago"
+                    why = f"saved {one.when:%Y-%m-%d}, and known for more than {self.keep.salvage_days:g} days"
                     name = f"{one.ref} of {common_dir}, {one.commit}"
                     action = partial(salvaged.drop, as_repository(common_dir), [one])
                     await blocking(self.remove, "salvage", name, why, action)
@@ -219,42 +219,42 @@ class Janitor:
     # --- run folders -----------------------------------------------------------------------------------
 
     async def _runs_that_are_over(self) -> list[tuple[float, Run]]:
-        """Removes the old ones; the others, the oldest first, with the time since when they are over."""
+        """Removes the old ones; the others, the oldest first, with the days since they are over."""
         over = []
         for key, run in self.runs.items():
             with self.apart(str(self.home.run(key))):
-                since = await self._over_since(run)
-                if since is None:
+                if not await self._is_over(run):
                     continue
-                if not self.older(since, self.keep.runs_days):
-                    over.append((since, run))
-                elif await self.state(run) != "running":
+                days = self.ages.days(f"run {key}")
+                if days <= self.keep.runs_days:
+                    over.append((days, run))
+                elif await self.state(run) == "running":  # it was begun again
+                    self.ages.forget(f"run {key}")
+                else:
                     await blocking(self._remove_run, key, f"over for more than {self.keep.runs_days:g} days")
         for folder in (self.home.root / "runs").glob("*"):
             if folder.name not in self.runs and self._old_file(folder, 1 / 24):
                 self.leave(str(folder), "it does not say whose it is: look into it, and remove it by hand")
-        return sorted(over, key=lambda one: one[0])
+        return sorted(over, key=lambda one: one[0], reverse=True)
 
-    async def _over_since(self, run: Run) -> float | None:
-        """When this was first seen to be over and settled; None: it is not, or nobody can say."""
+    async def _is_over(self, run: Run) -> bool:
+        """And settled; False also where nobody can say."""
         folder = self.home.run(run.key)
-        stamp = folder / "over.json"
         if run.key in self.unsettled:
-            return None
-        if since := read_json(stamp).get("since"):
-            return float(since)
+            return False
+        if self.ages.knows(f"run {run.key}"):
+            return True
         state = await self.state(run)
         settled = run.landing or (folder / "settled.json").exists()
         if state == "unknown" and not settled:
             self.leave(str(folder), f"this server does not know its task {run.ref.task_id}, and it was not settled")
         if state == "running" or self.dry_run or not (settled or await blocking(self._settled_now, run)):
-            return None
+            return False
         if run.common_dir is not None:
             await blocking(note_repository, self.home, run.common_dir)
         with suppress(OSError):
             await blocking(delete, folder / "tmp")
-        await blocking(write_atomically, stamp, json.dumps({"since": self.now}))
-        return self.now
+        return True
 
     def _settled_now(self, run: Run) -> bool:
         """It ended before it had anything, or its repository is gone: nothing of it is left but the run folder."""
@@ -287,8 +287,6 @@ class Janitor:
         elif not common_dir.is_dir():
             self._gone(folder, common_dir)
         else:
-            if not self.dry_run:
-                (folder / "gone.json").unlink(missing_ok=True)
             self._slots(folder, self.keep.slots_days, f"not used for {self.keep.slots_days:g} days")
             self._setups(folder, self.keep.slots_days, f"not used for {self.keep.slots_days:g} days")
             self._records(folder / "results", self.keep.results_days, "results")
@@ -296,13 +294,7 @@ class Janitor:
 
     def _gone(self, folder: Path, common_dir: Path) -> None:
         """Its slots and results are of no use without it. A disk may only be away for a while, so it takes its time."""
-        stamp = folder / "gone.json"
-        since = read_json(stamp).get("since")
-        if since is None:
-            since = self.now
-            if not self.dry_run:
-                write_atomically(stamp, json.dumps({"since": since}))
-        if self.older(float(since), self.keep.runs_days):
+        if self.ages.days(f"gone {folder.name}") > self.keep.runs_days:
             why = f"{common_dir} is gone for more than {self.keep.runs_days:g} days"
             self.remove("repository", str(folder), why, partial(delete, folder), used(folder))
 
@@ -311,7 +303,7 @@ class Janitor:
         for one in (folder / "slots").glob("*"):
             with self.apart(str(one)):
                 held = used(one)
-                idle = (one / "tree").exists() and self.older((one / "lock").stat().st_mtime, days)
+                idle = (one / "tree").exists() and self._unused((one / "lock").stat().st_mtime, days)
                 action = partial(slot.clear, one, self.now - days * DAY)
                 if idle and self.remove("slot", str(one), why, action, held):
                     freed += held
@@ -324,7 +316,7 @@ class Janitor:
         freed = 0
         for one, last_used in setup_cache.kept_in(folder / "setups").items():
             held = used(one) + used(setup_cache.making(one))
-            if self.older(last_used, days) and self.remove(
+            if self._unused(last_used, days) and self.remove(
                 "set-up", str(one), why, partial(setup_cache.drop, one), held
             ):
                 freed += held
@@ -345,9 +337,13 @@ class Janitor:
 
     def _old_file(self, file: Path, days: float) -> bool:
         try:
-            return self.older(file.stat().st_mtime, days)
+            return self._unused(file.stat().st_mtime, days)
         except OSError:
             return False
+
+    def _unused(self, since: float, days: float) -> bool:
+        """By the clock: of what can be made again."""
+        return self.now - since > days * DAY
 
     # --- by size ---------------------------------------------------------------------------------------
 
@@ -365,8 +361,8 @@ class Janitor:
             why = "the disk is too full" if excess == short else "the repository has more than its cap"
             freed = await blocking(self._slots, self.home.root / "repositories" / name, 0, why)
             freed += await blocking(self._setups, self.home.root / "repositories" / name, 0, why)
-            for since, run in over:
-                mine = run.common_dir == common_dir and self.older(since, RECENT_DAYS)
+            for days, run in over:
+                mine = run.common_dir == common_dir and days > RECENT_DAYS
                 if freed < excess and mine and await self.state(run) != "running":  # it may have been begun again
                     freed += await blocking(self._remove_run, run.key, why)
             short -= freed

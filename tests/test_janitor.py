@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ import pytest
 from temporalio.service import RPCError
 
 from activities import ports, setup_cache
+from activities.ages import DAY
 from activities.config import BadConfig, PortRange
 from activities.contracts import CleanedUp, TaskRef
 from activities.git import slot
@@ -24,7 +26,7 @@ from activities.git.locks import exclusive
 from activities.git.repository import open_repository
 from activities.git.worktree import create
 from activities.home import Home, task_key
-from activities.janitor import DAY, clean_up
+from activities.janitor import clean_up
 from activities.overlaps import note_ref
 from activities.runs import state_of
 from activities.settle import settle
@@ -69,8 +71,21 @@ async def ended(kit: Kit, task_id: str, *, files: bool = True) -> TaskRef:
 
 
 async def cleaned(kit: Kit, days: float = 0.0, *, dry_run: bool = False) -> CleanedUp:
-    """A clean-up so many days from now."""
-    return await clean_up(partial(state_of, kit.client), kit.home, dry_run=dry_run, now=time.time() + days * DAY)
+    """A clean-up so many days from now, as if there had been one in every hour till then."""
+    let_pass(kit.home, time.time() + days * DAY)
+    return await cleaned_at(kit, time.time() + days * DAY, dry_run=dry_run)
+
+
+async def cleaned_at(kit: Kit, clock: float, *, dry_run: bool = False) -> CleanedUp:
+    return await clean_up(partial(state_of, kit.client), kit.home, dry_run=dry_run, now=clock)
+
+
+def let_pass(home: Home, until: float) -> None:
+    """As hourly clean-ups would see it, which find what the last one found."""
+    if home.ages.exists():
+        kept = json.loads(home.ages.read_bytes())
+        passed = kept["passed"] + max(until - kept["at"], 0)
+        home.ages.write_text(json.dumps({**kept, "at": until, "passed": passed}))
 
 
 def config(kit: Kit, text: str) -> None:
@@ -132,6 +147,42 @@ async def test_ages_do_not_come_from_the_times_of_files(kit: Kit) -> None:
     assert (await cleaned(kit, 29)).removed == []
 
 
+async def test_a_clock_that_is_set_ahead_makes_nothing_older(kit: Kit) -> None:
+    """Nor does one that is set right again, nor three months without a worker: each counts as one day at most."""
+    config(kit, "[keep]\nsalvage_count = 0\nruns_days = 10\nsalvage_days = 10\n")
+    ref = await ended(kit, "lost")
+    now = time.time()
+    await cleaned_at(kit, now)
+    kept = kit.refs()
+    for clock in (31 * DAY, 0, 0, 92 * DAY, 92.1 * DAY, 1000 * DAY, -1000 * DAY):
+        assert (await cleaned_at(kit, now + clock)).removed == []
+    assert (kit.refs(), kit.home.run(ref.key).exists()) == (kept, True)
+    assert json.loads(kit.home.ages.read_bytes())["passed"] / DAY == pytest.approx(3.1)
+    removed = [len((await cleaned_at(kit, now + (day - 1000) * DAY)).removed) for day in range(1, 8)]
+    assert (removed, kit.refs()) == ([0, 0, 0, 0, 0, 0, 2], [])
+
+
+async def test_a_salvage_from_a_time_when_the_clock_was_wrong_is_as_new_as_it_is(kit: Kit) -> None:
+    config(kit, "[keep]\nsalvage_count = 0\n")
+    ref = await ended(kit, "lost")
+    settle(kit.home, ref, "failed")
+    [salvage] = kit.refs()
+    commit = re.sub(r"(?m)^(committer .*>) \d+", r"\1 86400", git(kit.repo, "cat-file", "commit", salvage))
+    old = git(kit.repo, "hash-object", "-t", "commit", "-w", "--stdin", stdin=commit.encode())
+    git(kit.repo, "update-ref", salvage, old)
+    for days in (0, 29.9):
+        assert "salvage" not in {one.what for one in (await cleaned(kit, days)).removed}
+    assert "salvage" in {one.what for one in (await cleaned(kit, 30.1)).removed}
+
+
+async def test_ages_that_cannot_be_read_are_begun_anew(kit: Kit) -> None:
+    config(kit, "[keep]\nsalvage_count = 0\n")
+    await ended(kit, "lost")
+    await cleaned(kit)
+    kit.home.ages.write_text("{")
+    assert (await cleaned_at(kit, time.time() + 40 * DAY)).removed == []
+
+
 async def test_a_settle_that_was_killed_half_way_is_finished(kit: Kit) -> None:
     ref = await ended(kit, "half")
     worktree = kit.home.worktree(ref.key)
@@ -165,7 +216,7 @@ async def test_nothing_of_a_running_task_is_touched(kit: Kit) -> None:
     before = everything(kit)
     done = await cleaned(kit, 365)
     assert (done.removed, done.left) == ([], [])
-    assert [name for name in everything(kit) if not name.endswith("janitor.json")] == before
+    assert [name for name in everything(kit) if "/janitor" not in name] == before
     assert (kit.home.worktree(ref.key) / "work.txt").exists()
 
 
@@ -212,9 +263,6 @@ async def test_worktrees_of_a_repository_that_is_gone_are_left_and_its_caches_go
 
 
 async def test_what_is_the_matter_with_one_thing_keeps_only_that_one(kit: Kit) -> None:
-    torn = await ended(kit, "torn", files=False)
-    settle(kit.home, torn, "failed")
-    (kit.home.run(torn.key) / "over.json").write_text("{")
     broken = await ended(kit, "broken")
     (kit.home.run(broken.key) / "settled.json").write_text("{")
     folder = kit.home.repository(kit.repo / ".git")
@@ -224,7 +272,7 @@ async def test_what_is_the_matter_with_one_thing_keeps_only_that_one(kit: Kit) -
     fine = await ended(kit, "z-fine")
     done = await cleaned(kit, 8)
     assert [fine.key in one.name for one in done.removed] == [True]
-    assert left(done).keys() == {torn.key, broken.key, "0", "other"}
+    assert left(done).keys() == {broken.key, "0", "other"}
     assert (kit.home.worktree(broken.key) / "work.txt").exists()
 
 
@@ -295,7 +343,9 @@ async def test_where_the_disk_is_full_caches_and_old_runs_go_earlier_but_no_salv
 async def test_a_run_that_goes_on_again_stays_however_full_the_disk_is(kit: Kit) -> None:
     ref = await begun(kit, "reset")
     settle(kit.home, ref, "failed")
-    (kit.home.run(ref.key) / "over.json").write_text(json.dumps({"since": time.time()}))
+    await cleaned(kit)
+    known = {"at": time.time(), "passed": 0, "since": {f"run {ref.key}": 0}}  # it was over when it was seen last
+    kit.home.ages.write_text(json.dumps(known))
     config(kit, "[disk]\ncap_gb = 0.000001\n")
     assert (await cleaned(kit, 2)).removed == []
     assert kit.home.run(ref.key).exists()

@@ -18,18 +18,20 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from activities.ages import DAY
 from activities.contracts import TaskRef
 from activities.git import turns
 from activities.git.repository import open_repository
 from activities.git.worktree import Worktree, create
 from activities.home import Home
-from activities.janitor import DAY, clean_up
+from activities.janitor import clean_up
 from activities.overlaps import note_ref
 from activities.runs import State
 from activities.settle import settle
 from activities.site import task_branch
 from tests.git.repos import git, make_repo, run_git
 from tests.git.test_killed import killed
+from tests.test_janitor import let_pass
 
 MAIN = "refs/heads/main"
 IGNORED = "note.log"
@@ -201,6 +203,7 @@ class History(RuleBasedStateMachine):
         async def ask(task_id: str, _: str | None) -> State:
             return next(task.state for task in self.tasks if task.ref.task_id == task_id)
 
+        let_pass(self.home, time.time() + days * DAY)
         await clean_up(ask, self.home, now=time.time() + days * DAY)
 
     def maybe_killed(self, act: Callable[[], object], crash: int | None) -> None:
