@@ -353,7 +353,8 @@ def quota_id(name: str, task_queue: str) -> str:
 
 class CleanUpInput(Model):
     host: str
-    """Whose data folder."""
+    home: str = ""
+    """The data folder on that host; empty: that of whichever worker takes it."""
 
 
 class Removed(Model):

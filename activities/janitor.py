@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from activities import ports, setup_cache
@@ -49,9 +50,16 @@ class JanitorActivities:
         self.site = site
 
     @activity.defn
-    async def clean_up(self, given: CleanUpInput) -> CleanedUp:  # noqa: ARG002
-        """Remove what is saved, over and older than the policy. A second run removes what the first one did not."""
-        done = await clean_up(partial(state_of, self.site.client), self.site.home)
+    async def clean_up(self, given: CleanUpInput) -> CleanedUp:
+        """Remove what is saved, over and older than the policy. A second run removes what the first one did not.
+
+        A worker also does it for another data folder of its host: one that serves the same task queue.
+        """
+        home = Home(Path(given.home)) if given.home else self.site.home
+        if not home.root.is_dir():
+            text = f"{given.host} has no data folder {home.root} any more: delete the schedule that asked for this"
+            raise ApplicationError(text, type="NoDataFolder")
+        done = await clean_up(partial(state_of, self.site.client), home)
         log.info("cleaned up", removed=done.removed_count, left_alone=done.left_count, freed=done.freed, used=done.used)
         for one in done.left:
             log.warning("left alone by the clean-up", name=one.name, why=one.why)

@@ -152,8 +152,10 @@ async def run_worker(
                 asyncio.create_task(_every(sweep_every, lambda: sweep(client, home))),
             ]
             if clean_every is not None:
-                scheduling = _every(RESCHEDULE_EVERY, lambda: ensure_schedule(client, task_queue, host, clean_every))
-                chores.append(asyncio.create_task(scheduling))
+                def schedule() -> Awaitable[object]:
+                    return ensure_schedule(client, task_queue, host, home.root, clean_every)
+
+                chores.append(asyncio.create_task(_every(RESCHEDULE_EVERY, schedule)))
             await stop.wait()
             log.info("worker stops: agents are ended, the next worker resumes them")
             for chore in chores:

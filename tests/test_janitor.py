@@ -15,25 +15,27 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from temporalio.client import Schedule, ScheduleActionStartWorkflow, ScheduleSpec
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from activities import ports, setup_cache
 from activities.ages import DAY
 from activities.config import BadConfig, PortRange
-from activities.contracts import CleanedUp, TaskRef
+from activities.contracts import CleanedUp, CleanUpInput, TaskRef
 from activities.git import slot
 from activities.git.locks import exclusive
 from activities.git.repository import open_repository
 from activities.git.worktree import create
 from activities.home import Home, task_key
-from activities.janitor import clean_up
+from activities.janitor import JanitorActivities, clean_up
 from activities.overlaps import note_ref
 from activities.runs import state_of
 from activities.settle import settle
 from activities.site import Site, note_repository, task_branch
 from console.clean import clean
 from console.doctor import cleaned_up
-from service.schedule import schedule_id
+from service.schedule import ensure_schedule, schedule_id
 from service.sweep import sweep
 from tests.git.repos import git
 from tests.kit import Kit
@@ -385,7 +387,7 @@ async def eventually(look: Callable[[], Awaitable[object]]) -> None:
 
 async def test_the_schedule_is_made_once_and_starts_the_janitor(kit: Kit) -> None:
     kit.clean_every = timedelta(hours=1)
-    schedule = kit.client.get_schedule_handle(schedule_id(kit.task_queue, "here"))
+    schedule = kit.client.get_schedule_handle(schedule_id(kit.task_queue, "here", kit.home.root))
     ref = await ended(kit, "lost", files=False)
     async with kit.worker():
         await eventually(schedule.describe)
@@ -406,6 +408,40 @@ async def test_the_schedule_is_made_once_and_starts_the_janitor(kit: Kit) -> Non
     assert done.left == []
     assert not kit.home.worktree(ref.key).exists()
     await schedule.delete()
+
+
+async def test_each_data_folder_of_a_host_has_a_schedule_of_its_own_and_the_shared_one_goes(kit: Kit) -> None:
+    earlier = await kit.client.create_schedule(
+        f"clean-up/{kit.task_queue}@here", nothing(kit), trigger_immediately=False
+    )
+    await earlier.pause(note="for now")
+    other = Home(kit.folder / "other")
+    other.create()
+    homes = (kit.home, other)
+    for home in homes:
+        for _ in range(2):
+            await ensure_schedule(kit.client, kit.task_queue, "here", home.root, timedelta(hours=1))
+    with pytest.raises(RPCError):
+        await earlier.describe()
+    schedules = [kit.client.get_schedule_handle(schedule_id(kit.task_queue, "here", home.root)) for home in homes]
+    assert [(await each.describe()).schedule.state.paused for each in schedules] == [True, False]
+    async with kit.worker():
+        await schedules[1].trigger()
+        await eventually(lambda: asyncio.to_thread(other.cleaned_up.read_bytes))
+    assert not kit.home.cleaned_up.exists()
+    for each in schedules:
+        await each.delete()
+
+
+def nothing(kit: Kit) -> Schedule:
+    action = ScheduleActionStartWorkflow("Nothing", id="nothing", task_queue=kit.task_queue)
+    return Schedule(action=action, spec=ScheduleSpec())
+
+
+async def test_a_clean_up_of_a_data_folder_that_is_gone_says_so(kit: Kit) -> None:
+    activities = JanitorActivities(Site(kit.home, "here", kit.task_queue, kit.client))
+    with pytest.raises(ApplicationError, match="here has no data folder /gone any more"):
+        await activities.clean_up(CleanUpInput(host="here", home="/gone"))
 
 
 async def test_an_operator_cleans_up_and_sees_what_is_left(kit: Kit) -> None:
