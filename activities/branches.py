@@ -19,6 +19,7 @@ from activities.merging import enqueue, settings_on
 from activities.preflight import for_leave, preflight, refusals, rules_on
 from activities.prepare import check_gate, target_and_settings
 from activities.queue_contracts import Candidate, LandRequest, QueueEntry, SubmitBranchInput, Submitted
+from activities.server import Server, note_server, server_of
 from activities.settings import INVALID_TASK, Model, TaskInput, explain
 from activities.site import Site, blocking, invalid, short_ref, write_model
 
@@ -43,12 +44,12 @@ class BranchActivities:
         What the policy of the target refuses is not handed over. Raises InvalidTask, in one line, for what a user must
         mend.
         """
-        sent = await blocking(self._sent, given)
+        sent = await blocking(self._sent, given, await server_of(self.site.client))
         if sent.refused:
             return Submitted(op=sent.candidate.op, queue="", refused=sent.refused)
         return await enqueue(self.site, sent.candidate, sent.entry)
 
-    def _sent(self, given: SubmitBranchInput) -> _Sent:
+    def _sent(self, given: SubmitBranchInput, server: Server) -> _Sent:
         task = _as_task(given.request)
         try:
             repository = open_repository(task.repo)
@@ -63,6 +64,7 @@ class BranchActivities:
             if not sent.refused:
                 git.update_refs(f"update {candidates.SOURCES}{sent.candidate.op} {sent.candidate.head}")
         if not found:
+            note_server(self.site.home, key, server)
             write_model(file, sent)
         return sent
 

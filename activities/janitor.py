@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from activities.git.locks import exclusive
 from activities.git.owner import last_home
 from activities.home import Home, repository_id
 from activities.leftovers import Leftover, delete_unused, leftovers, stale_locks
-from activities.runs import Run, State, as_repository, known_repositories, known_runs, state_of
+from activities.runs import Ask, Run, State, as_repository, asking, known_repositories, known_runs
 from activities.settle import settle
 from activities.site import Site, blocking, note_repository, write_model
 
@@ -59,17 +60,15 @@ class JanitorActivities:
         if not home.root.is_dir():
             text = f"{given.host} has no data folder {home.root} any more: delete the schedule that asked for this"
             raise ApplicationError(text, type="NoDataFolder")
-        done = await clean_up(partial(state_of, self.site.client), home)
+        done = await clean_up(await asking(self.site.client), home)
         log.info("cleaned up", removed=done.removed_count, left_alone=done.left_count, freed=done.freed, used=done.used)
         for one in done.left:
             log.warning("left alone by the clean-up", name=one.name, why=one.why)
         return done.model_copy(update={"removed": done.removed[:MOST_TOLD], "left": done.left[:MOST_TOLD]})
 
 
-async def clean_up(
-    ask: Callable[[str, str | None], Awaitable[State]], home: Home, *, dry_run: bool = False, now: float | None = None
-) -> CleanedUp:
-    """One at a time for each data folder. `ask` says how a task, or one run of it, stands. Raises BadConfig, Busy."""
+async def clean_up(ask: Ask, home: Home, *, dry_run: bool = False, now: float | None = None) -> CleanedUp:
+    """One at a time for each data folder. Raises BadConfig, Busy."""
     config = load(home.root)
     with ExitStack() as stack:
         await blocking(stack.enter_context, exclusive(home.root / "janitor.lock"))
@@ -84,14 +83,7 @@ async def clean_up(
 class Janitor:
     """One clean-up."""
 
-    def __init__(
-        self,
-        home: Home,
-        ask: Callable[[str, str | None], Awaitable[State]],
-        config: Config,
-        dry_run: bool,
-        now: float,
-    ) -> None:
+    def __init__(self, home: Home, ask: Ask, config: Config, dry_run: bool, now: float) -> None:
         self.home = home
         self.ask = ask
         self.keep, self.disk = config.keep, config.disk
@@ -153,7 +145,7 @@ class Janitor:
 
     async def state(self, run: Run) -> State:
         if run.key not in self.states:
-            self.states[run.key] = await self.ask(run.ref.task_id, run.key)
+            self.states[run.key] = await self.ask(run.ref.task_id, run)
         return self.states[run.key]
 
     # --- what runs have left ---------------------------------------------------------------------------
@@ -170,6 +162,9 @@ class Janitor:
                     f"if it is over: starter.py clean --over {run.ref.task_id}"
                 )
                 self._leave_all(run, things, why)
+            elif state == "elsewhere":
+                remedy = f"if that is gone: starter.py clean --over {run.ref.task_id}"
+                self._leave_all(run, things, f"{_another(run)}; {remedy}")
             elif state == "ended":
                 await blocking(self._settle, run, things)
 
@@ -218,20 +213,26 @@ class Janitor:
             for one, age in list(zip(found, ages, strict=True))[self.keep.salvage_count :]:
                 if age <= self.keep.salvage_days:
                     continue
-                if await self.ask(one.task, None) != "running":
+                if await self._nobody_has(one.task):
                     why = f"saved {one.when:%Y-%m-%d}, and known for more than {self.keep.salvage_days:g} days"
                     name = f"{one.ref} of {common_dir}, {one.commit}"
                     action = partial(salvaged.drop, as_repository(common_dir), [one])
                     await blocking(self.remove, "salvage", name, why, action)
 
+    async def _nobody_has(self, task_id: str) -> bool:
+        states = [await self.state(run) for run in self.runs.values() if run.ref.task_id == task_id]
+        return not {"running", "elsewhere"} & {await self.ask(task_id, None), *states}
+
     # --- run folders -----------------------------------------------------------------------------------
 
     async def _runs_that_are_over(self) -> list[tuple[float, Run]]:
         """Removes the old ones; the others, the oldest first, with the days since they are over."""
-        over = []
+        over, others = [], Counter[str]()
         for key, run in self.runs.items():
             with self.apart(str(self.home.run(key))):
                 if not await self._is_over(run):
+                    if self.states.get(key) == "elsewhere":
+                        others[_another(run)] += 1
                     continue
                 days = self.ages.days(f"run {key}")
                 if days <= self.keep.runs_days:
@@ -240,6 +241,8 @@ class Janitor:
                     self.ages.forget(f"run {key}")
                 else:
                     await blocking(self._remove_run, key, f"over for more than {self.keep.runs_days:g} days")
+        for why, count in others.items():
+            self.leave(f"{count} run folders in {self.home.root / 'runs'}", why)
         for folder in (self.home.root / "runs").glob("*"):
             if folder.name not in self.runs and self._old_file(folder, 1 / 24):
                 self.leave(str(folder), "it does not say whose it is: look into it, and remove it by hand")
@@ -256,7 +259,7 @@ class Janitor:
         settled = run.landing or (folder / "settled.json").exists()
         if state == "unknown" and not settled:
             self.leave(str(folder), f"this server does not know its task {run.ref.task_id}, and it was not settled")
-        if state == "running" or self.dry_run or not (settled or await blocking(self._settled_now, run)):
+        if state in ("running", "elsewhere") or self.dry_run or not (settled or await blocking(self._settled_now, run)):
             return False
         if run.common_dir is not None:
             await blocking(note_repository, self.home, run.common_dir)
@@ -374,6 +377,10 @@ class Janitor:
                 if freed < excess and mine and await self.state(run) != "running":  # it may have been begun again
                     freed += await blocking(self._remove_run, run.key, why)
             short -= freed
+
+
+def _another(run: Run) -> str:
+    return f"it belongs to another Temporal server: {run.server.name if run.server else 'unknown'}"
 
 
 def _delete(paths: Sequence[Path]) -> None:

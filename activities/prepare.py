@@ -27,6 +27,7 @@ from activities.masking import MASKS
 from activities.overlaps import note_ref
 from activities.process import base_environment
 from activities.protected import SETTINGS_FILE, policy_settings, queue_settings
+from activities.server import Server, note_server, noted_server, server_of
 from activities.settings import (
     INVALID_TASK,
     NO_ROOM,
@@ -56,7 +57,7 @@ class PrepareActivities:
     @activity.defn
     async def prepare(self, given: PrepareInput) -> Prepared:
         """A second run finds the worktree of the first. Raises InvalidTask, in one line, for what a user must mend."""
-        prepared, worktree = await blocking(self._prepare, given)
+        prepared, worktree = await blocking(self._prepare, given, await server_of(self.site.client))
         prepared = prepared.model_copy(update={"notes": await self._set_up(prepared, worktree)})
         settings = prepared.settings
         for account in sorted({agent.account for agent in agents_of(settings).values() if agent.account}):
@@ -103,7 +104,7 @@ class PrepareActivities:
         except BadConfig as problem:
             raise ApplicationError(str(problem), type=INVALID_TASK, non_retryable=True) from None
 
-    def _prepare(self, given: PrepareInput) -> tuple[Prepared, Worktree]:
+    def _prepare(self, given: PrepareInput, server: Server) -> tuple[Prepared, Worktree]:
         task = TaskInput.model_validate(given.task)
         try:
             repository = open_repository(task.repo)
@@ -117,8 +118,9 @@ class PrepareActivities:
 
         key = task_key(given.task_id, given.run_id)
         ref = TaskRef(task_id=given.task_id, key=key, repo=str(repository.path), target=target)
-        self._clear_earlier_runs(ref)
+        self._clear_earlier_runs(ref, server)
         self._check_room(repository, key)
+        note_server(self.site.home, key, server)
         note_ref(self.site.home, ref)  # first: whatever a kill leaves of the rest can be told whose it is
         worktree = create(repository, self.site.home.worktree(key), key, task_branch(given.task_id), base, target)
         complete = task.model_copy(update=dict(settings))
@@ -172,11 +174,12 @@ class PrepareActivities:
             }
         )
 
-    def _clear_earlier_runs(self, ref: TaskRef) -> None:
-        """A workflow id has one live run: worktrees of others under this id are stale. Their work is saved first."""
+    def _clear_earlier_runs(self, ref: TaskRef, server: Server) -> None:
+        """A workflow id has one live run on a server: worktrees of others are stale. Their work is saved first."""
         for stale in (self.site.home.root / "worktrees").glob(f"{safe_name(ref.task_id)}.*"):
             key = stale.name
-            if stale.is_dir() and key != ref.key:
+            theirs = noted_server(self.site.home, key) or server
+            if stale.is_dir() and key != ref.key and theirs.id == server.id:
                 known = read_json(self.site.home.run(key) / "ref.json")  # it may have been for another repository
                 earlier = TaskRef.model_validate(known) if known else ref.model_copy(update={"key": key})
                 with suppress(RepositoryProblem):  # that is gone: the janitor tells of the worktree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,13 @@ from activities.contracts import TaskRef
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
 from activities.home import Home, repository_id, task_key
+from activities.server import Server, noted_server, server_of
 from activities.site import read_json
 
-State = Literal["running", "ended", "unknown"]
+State = Literal["running", "ended", "unknown", "elsewhere"]
+"""`elsewhere`: it belongs to another server, which nobody has asked."""
+Ask = Callable[[str, "Run | None"], Awaitable[State]]
+"""How a task stands, by its id, or one run of it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Run:
     """Of its repository; None: that cannot be found any more."""
     landing: bool
     """A branch without a task: it never has a worktree."""
+    server: Server | None = None
+    """None: it does not say; older ones do not."""
 
 
 def known_runs(home: Home) -> dict[str, Run]:
@@ -44,7 +51,8 @@ def known_runs(home: Home) -> dict[str, Run]:
             continue
         if ref.repo not in places:
             places[ref.repo] = _common_dir(ref.repo)
-        found[folder.name] = Run(folder.name, ref, places[ref.repo], bool(landing))
+        server = noted_server(home, folder.name)
+        found[folder.name] = Run(folder.name, ref, places[ref.repo], bool(landing), server)
     return found
 
 
@@ -72,6 +80,18 @@ def as_repository(common_dir: Path) -> Repository:
 
 def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.glob("*") if path.is_dir())
+
+
+async def asking(client: Client) -> Ask:
+    """Asks the server, and tells apart what is another's."""
+    mine = await server_of(client)
+
+    async def ask(task_id: str, run: Run | None) -> State:
+        if run and run.server and run.server.id != mine.id:
+            return "elsewhere"
+        return await state_of(client, task_id, run.key if run else None)
+
+    return ask
 
 
 async def state_of(client: Client, task_id: str, key: str | None = None) -> State:

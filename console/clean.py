@@ -11,23 +11,25 @@ from temporalio.client import Client
 from activities.contracts import CleanedUp
 from activities.home import Home
 from activities.janitor import clean_up
-from activities.runs import State, state_of
+from activities.runs import Run, State, asking
 from service.devserver import CannotServe
 
 
 async def clean(client: Client, home: Path, dry_run: bool, over: Collection[str]) -> CleanedUp:
     """As the worker's user, on the worker's host; it needs no worker. Safe beside one.
 
-    `over`: tasks that the server does not know and that have ended, as a person says.
+    `over`: tasks that the server does not know, or that another one has, and that have ended, as a person says.
     """
     if not home.is_dir():
         raise CannotServe(f"there is no data folder {home}: name it with --home or MERGEWRIGHT_HOME")
 
-    async def ask(task_id: str, key: str | None) -> State:
-        said = await state_of(client, task_id, key)
-        return "ended" if said == "unknown" and task_id in over else said
+    ask = await asking(client)
 
-    return await clean_up(ask, Home(home), dry_run=dry_run)
+    async def ask_both(task_id: str, run: Run | None) -> State:
+        said = await ask(task_id, run)
+        return "ended" if said in ("unknown", "elsewhere") and task_id in over else said
+
+    return await clean_up(ask_both, Home(home), dry_run=dry_run)
 
 
 def tell(done: CleanedUp, console: Console) -> None:

@@ -152,6 +152,7 @@ async def run_worker(
                 asyncio.create_task(_every(sweep_every, lambda: sweep(client, home))),
             ]
             if clean_every is not None:
+
                 def schedule() -> Awaitable[object]:
                     return ensure_schedule(client, task_queue, host, home.root, clean_every)
 

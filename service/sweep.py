@@ -18,7 +18,8 @@ from temporalio.service import RPCError
 
 from activities.contracts import TaskRef
 from activities.home import Home
-from activities.runs import state_of
+from activities.runs import Run, asking
+from activities.server import noted_server
 from activities.settle import settle
 
 log = structlog.get_logger()
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 async def sweep(client: Client, home: Home) -> int:
     """Number of worktrees removed. Safe to run at any time, by several at once."""
     count = 0
+    ask = await asking(client)
     await asyncio.to_thread(remove_git_leftovers)
     for path in [path for path in (home.root / "worktrees").glob("*") if path.is_dir()]:
         record = home.run(path.name) / "ref.json"
@@ -34,7 +36,8 @@ async def sweep(client: Client, home: Home) -> int:
             continue  # half made: the next attempt of `prepare` makes it whole
         try:
             ref = TaskRef.model_validate_json(record.read_text())
-            if await state_of(client, ref.task_id, ref.key) != "ended":
+            run = Run(path.name, ref, None, False, noted_server(home, path.name))
+            if await ask(ref.task_id, run) != "ended":
                 continue
             settled = await asyncio.to_thread(settle, home, ref, "ended without settling", None)
         except RPCError:

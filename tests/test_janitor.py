@@ -11,11 +11,12 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import pytest
-from temporalio.client import Schedule, ScheduleActionStartWorkflow, ScheduleSpec
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.client import Client, Schedule, ScheduleActionStartWorkflow, ScheduleSpec
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
@@ -30,7 +31,8 @@ from activities.git.worktree import create
 from activities.home import Home, task_key
 from activities.janitor import JanitorActivities, clean_up
 from activities.overlaps import note_ref
-from activities.runs import state_of
+from activities.runs import asking, known_runs
+from activities.server import Server, note_server, server_of
 from activities.settle import settle
 from activities.site import Site, note_repository, task_branch
 from console.clean import clean
@@ -79,7 +81,7 @@ async def cleaned(kit: Kit, days: float = 0.0, *, dry_run: bool = False) -> Clea
 
 
 async def cleaned_at(kit: Kit, clock: float, *, dry_run: bool = False) -> CleanedUp:
-    return await clean_up(partial(state_of, kit.client), kit.home, dry_run=dry_run, now=clock)
+    return await clean_up(await asking(kit.client), kit.home, dry_run=dry_run, now=clock)
 
 
 def let_pass(home: Home, until: float) -> None:
@@ -276,6 +278,42 @@ async def test_what_is_the_matter_with_one_thing_keeps_only_that_one(kit: Kit) -
     assert [fine.key in one.name for one in done.removed] == [True]
     assert left(done).keys() == {broken.key, "0", "other"}
     assert (kit.home.worktree(broken.key) / "work.txt").exists()
+
+
+async def test_a_task_of_another_server_is_left_alone_whatever_this_one_knows_of_its_id(kit: Kit) -> None:
+    """Two namespaces share the data folder: what one calls ended goes on in the other, under the same id."""
+    config(kit, "[keep]\nsalvage_count = 0\n")
+    theirs, over = await ended(kit, "both"), await ended(kit, "over")
+    for ref in (theirs, over):
+        note_server(kit.home, ref.key, Server(id="another", name="far:7233, namespace night"))
+    settle(kit.home, over, "failed")
+    before = everything(kit)
+    assert await sweep(kit.client, kit.home) == 0
+    done = await cleaned(kit, 365)
+    assert [name for name in everything(kit) if "/janitor" not in name] == before
+    assert done.removed == []
+    assert {one.name for one in done.left} >= {f"2 run folders in {kit.home.root / 'runs'}"}
+    assert "far:7233, namespace night" in left(done)[theirs.key]
+    assert (await cleaned(kit, 800)).removed == []  # nor what was saved
+    await clean(kit.client, kit.home.root, False, [theirs.task_id])  # as --over says
+    assert [kit.show("work.txt", ref) for ref in kit.refs() if "both" in ref] == [f"of {theirs.task_id}"]
+
+
+async def test_a_run_says_which_server_it_belongs_to(kit: Kit) -> None:
+    mine = await server_of(kit.client)
+    async with kit.worker():
+        await kit.run(agent=kit.agent(executor=[{}]))
+    [run] = known_runs(kit.home).values()
+    assert run.server == mine
+    await kit.client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(
+            namespace=kit.task_queue, workflow_execution_retention_period=Duration(seconds=100_000)
+        )
+    )
+    other = Client(kit.client.service_client, namespace=kit.task_queue)
+    await eventually(lambda: server_of(other))
+    assert await (await asking(other))(run.ref.task_id, run) == "elsewhere"
+    assert await (await asking(kit.client))(run.ref.task_id, run) == "ended"
 
 
 async def test_nor_does_it_keep_the_sweep_from_the_others(kit: Kit) -> None:

@@ -19,7 +19,7 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from activities.ages import DAY
 from activities.disk import used
 from activities.janitor import clean_up
-from activities.runs import state_of
+from activities.runs import asking
 from tests.git.repos import git
 from tests.kit import Kit, leftovers
 from tests.test_janitor import let_pass
@@ -75,7 +75,7 @@ async def test_nothing_is_left_of_many_tasks_that_were_killed_at_random(kit: Kit
             workers[-1].wait()
             workers.append(start_worker(kit, "--address", address))
         await over
-    clean = partial(clean_up, partial(state_of, kit.client), kit.home)
+    clean = partial(clean_up, await asking(kit.client), kit.home)
     done = await clean()
     assert done.left == []
     kit.assert_clean()

@@ -26,7 +26,7 @@ from activities.git.worktree import Worktree, create
 from activities.home import Home
 from activities.janitor import clean_up
 from activities.overlaps import note_ref
-from activities.runs import State
+from activities.runs import Run, State
 from activities.settle import settle
 from activities.site import task_branch
 from tests.git.repos import git, make_repo, run_git
@@ -200,7 +200,7 @@ class History(RuleBasedStateMachine):
         self.maybe_killed(lambda: run(self.cleaned(min(self.days, 29))), crash)
 
     async def cleaned(self, days: float) -> None:
-        async def ask(task_id: str, _: str | None) -> State:
+        async def ask(task_id: str, _: Run | None) -> State:
             return next(task.state for task in self.tasks if task.ref.task_id == task_id)
 
         let_pass(self.home, time.time() + days * DAY)

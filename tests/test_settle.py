@@ -14,6 +14,7 @@ from activities.git.worktree import create
 from activities.home import Home
 from activities.overlaps import note_ref
 from activities.prepare import PrepareActivities
+from activities.server import Server, note_server
 from activities.settle import settle
 from activities.site import Site, task_branch
 from tests.git.repos import commit, git, make_repo
@@ -71,7 +72,11 @@ def test_a_new_run_for_another_repository_saves_the_earlier_one_where_it_belongs
 
     site = Site(home, "here", "queue", cast("Client", None))
     again = ref.model_copy(update={"key": "task.2", "repo": str(right)})
-    PrepareActivities(site)._clear_earlier_runs(again)
+    here, elsewhere = Server(id="here", name="here"), Server(id="elsewhere", name="elsewhere")
+    note_server(home, ref.key, here)
+    PrepareActivities(site)._clear_earlier_runs(again, elsewhere)
+    assert worktree.path.exists()  # a task of the same id, which runs on another server
+    PrepareActivities(site)._clear_earlier_runs(again, here)
     [salvage] = git(wrong, "for-each-ref", "--format=%(refname)", "refs/mergewright").splitlines()
     assert git(wrong, "show", f"{salvage}:work.txt") == "precious"
     assert not worktree.path.exists()
