@@ -7,6 +7,7 @@ listed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from activities.git import salvaged, slot
 from activities.git.clone import delete
 from activities.git.locks import exclusive
 from activities.git.owner import last_home
+from activities.git.repository import printable
 from activities.home import Home, repository_id
 from activities.leftovers import Leftover, delete_unused, leftovers, stale_locks
 from activities.runs import Ask, Run, State, as_repository, asking, known_repositories, known_runs
@@ -126,7 +128,7 @@ class Janitor:
         with self.apart(name):
             if not self.dry_run and action() is False:
                 return False
-            self.removed.append(Removed(what=what, name=name, why=why, freed=freed))
+            self.removed.append(Removed(what=what, name=_shown(name), why=why, freed=freed))
             return True
         return False
 
@@ -141,7 +143,7 @@ class Janitor:
             self.leave(name, " ".join(str(problem).split())[:500] or type(problem).__name__)
 
     def leave(self, name: str, why: str) -> None:
-        self.left.append(LeftAlone(name=name, why=why))
+        self.left.append(LeftAlone(name=_shown(name), why=_shown(why)))
 
     async def state(self, run: Run) -> State:
         if run.key not in self.states:
@@ -205,9 +207,11 @@ class Janitor:
             theirs = last_home(common_dir)
             if theirs is not None and theirs.resolve() != self.home.root.resolve():
                 continue  # it is another data folder's by now, which may keep what was saved for longer
-            found = list[salvaged.Salvage]()
+            found, foreign = list[salvaged.Salvage](), list[str]()
             with self.apart(f"the saved work in {common_dir}"):
-                found = await blocking(salvaged.listing, as_repository(common_dir))
+                found, foreign = await blocking(salvaged.all_of, as_repository(common_dir))
+            for ref in foreign:
+                self.leave(f"{ref} of {common_dir}", "it is no salvage of ours: whoever made it may delete it")
             folder = repository_id(common_dir)
             ages = [self.ages.days(f"salvage {folder} {one.ref} {one.commit}") for one in found]
             for one, age in list(zip(found, ages, strict=True))[self.keep.salvage_count :]:
@@ -377,6 +381,11 @@ class Janitor:
                 if freed < excess and mine and await self.state(run) != "running":  # it may have been begun again
                     freed += await blocking(self._remove_run, run.key, why)
             short -= freed
+
+
+def _shown(text: str) -> str:
+    """Names need not be UTF-8."""
+    return printable(os.fsencode(text))
 
 
 def _another(run: Run) -> str:

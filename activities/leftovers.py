@@ -54,7 +54,7 @@ def leftovers(home: Home, repositories: Mapping[str, Path]) -> dict[str, list[Le
     for common_dir in repositories.values():
         with suppress(GitError, UnsupportedRepository, OSError), as_repository(common_dir).git() as git:
             for ref in git("for-each-ref", "--format=%(refname)", *folders).split():
-                found[ref.split("/")[3]].append(Leftover(f"{ref} of {common_dir}", None, "ref"))
+                found["/".join(ref.split("/")[3:4])].append(Leftover(f"{ref} of {common_dir}", None, "ref"))
     return found
 
 

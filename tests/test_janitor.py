@@ -24,9 +24,9 @@ from activities import ports, setup_cache
 from activities.ages import DAY
 from activities.config import BadConfig, PortRange
 from activities.contracts import CleanedUp, CleanUpInput, TaskRef
-from activities.git import slot
+from activities.git import salvaged, slot
 from activities.git.locks import exclusive
-from activities.git.repository import open_repository
+from activities.git.repository import open_repository, printable
 from activities.git.worktree import create
 from activities.home import Home, task_key
 from activities.janitor import JanitorActivities, clean_up
@@ -346,6 +346,27 @@ async def test_a_dry_run_tells_the_same_and_does_nothing(kit: Kit) -> None:
     assert [one.what for one in told.removed] == ["worktree", "salvage", "run"]
     assert {one.what for one in (await cleaned(kit, 31)).removed} == {"worktree", "salvage", "run"}
     assert kit.worktrees() == []
+
+
+async def test_refs_of_somebody_else_among_ours_are_listed_and_keep_nothing_else(kit: Kit) -> None:
+    config(kit, "[keep]\nsalvage_count = 0\n")
+    ref = await ended(kit, "lost")
+    folder = f"refs/mergewright/salvage/{ref.task_id}"
+    theirs = {
+        f"{folder}/theirs": "main",
+        "refs/mergewright/salvage/a": "main",
+        "refs/mergewright/salvage/blob": "main:app.py",
+        "refs/mergewright/task": "main^{tree}",
+        os.fsdecode(b"refs/mergewright/turn/\xff/1"): "main",
+    }
+    for name, what in theirs.items():
+        git(kit.repo, "update-ref", name, git(kit.repo, "rev-parse", what))
+    done = await cleaned(kit)
+    assert [one.what for one in done.removed] == ["worktree"]
+    assert {one.name.partition(" of ")[0] for one in done.left} == {printable(os.fsencode(name)) for name in theirs}
+    assert "salvage" in {one.what for one in (await cleaned(kit, 31)).removed}
+    assert kit.refs() == sorted(theirs)
+    assert salvaged.listing(open_repository(str(kit.repo))) == []
 
 
 # --- slots, and size -------------------------------------------------------------------------------

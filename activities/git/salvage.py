@@ -141,7 +141,8 @@ def _staged_tree(source: Git) -> str:
 def _keep(git: Git, report: _Report, tree: str, parents: list[str]) -> Saved:
     folder = f"{REFS}/{safe_name(report.task_id)}"
     while True:
-        numbers = [int(ref.rpartition("/")[2]) for ref in git("for-each-ref", "--format=%(refname)", folder).split()]
+        names = [ref.rpartition("/")[2] for ref in git("for-each-ref", "--format=%(refname)", folder).split()]
+        numbers = [int(name) for name in names if name.isdecimal()]  # another may have put something there
         last = f"{folder}/{max(numbers, default=0)}"
         if numbers and git("show", "-s", "--format=%T %P", last).split() == [tree, *parents]:
             return Saved(last, git("rev-parse", last), report.files)

@@ -49,25 +49,34 @@ class Contents:
 
 def listing(repository: Repository, task_id: str | None = None) -> list[Salvage]:
     """The newest first; of one task, or of all."""
+    return all_of(repository, task_id)[0]
+
+
+def all_of(repository: Repository, task_id: str | None = None) -> tuple[list[Salvage], list[str]]:
+    """As `listing`; and the refs beside them that somebody else has made."""
     folder = REFS if task_id is None else f"{REFS}/{safe_name(task_id)}"
     form = "%(refname)%00%(objectname)%00%(committerdate:unix)%00%(contents:subject)%00%(contents:body)%00"
     with repository.git() as git:
         fields = git("for-each-ref", "--sort=-version:refname", f"--format={form}", folder).split("\0")
-    found = []
+    found, foreign = [], []
     for ref, commit, when, subject, body in zip(*(iter(fields),) * 5, strict=False):
-        says = _says(body)
+        says, ref = _says(body), ref.strip()
+        task, files = says.get("Task-Id", ""), says.get("Salvaged-Files", "")
+        if not (when and files.isdecimal() and re.fullmatch(rf"{REFS}/{re.escape(safe_name(task))}/\d+", ref)):
+            foreign.append(ref)
+            continue
         found.append(
             Salvage(
-                ref=ref.strip(),
+                ref=ref,
                 commit=commit,
-                task=says.get("Task-Id", ""),
+                task=task,
                 outcome=says.get("Task-Outcome", ""),
                 when=datetime.fromtimestamp(int(when), UTC),
-                files=int(says.get("Salvaged-Files", 0)),
+                files=int(files),
                 subject=subject,
             )
         )
-    return sorted(found, key=lambda one: one.when, reverse=True)
+    return sorted(found, key=lambda one: one.when, reverse=True), foreign
 
 
 def find(repository: Repository, name: str) -> list[Salvage]:
