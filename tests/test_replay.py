@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ import pytest
 from temporalio.client import WorkflowHandle, WorkflowHistory
 from temporalio.worker import Replayer
 
-from activities.contracts import quota_id
+from activities.contracts import CleanUpInput, quota_id
 from service.converter import InputGuard, data_converter
 from service.run import WORKFLOWS, workflow_runner
 from tests.kit import Kit, status_when
 from tests.queue_kit import Queue
 from tests.test_queue import the_queue
 from workflows.contracts import Stage
+from workflows.janitor import JanitorWorkflow
 
 HISTORIES = Path(__file__).parent / "histories"
 WRITE = {"write": {"a.txt": "x\n"}}
@@ -106,12 +108,22 @@ async def landed(kit: Kit) -> Handle:
     return handle
 
 
+async def cleaned_up(kit: Kit) -> Handle:
+    """The janitor's; something is left alone."""
+    (kit.home.root / "runs" / "nobody-s").mkdir(parents=True)
+    long_ago = time.time() - 7200
+    os.utime(kit.home.root / "runs" / "nobody-s", (long_ago, long_ago))
+    name = f"clean-up/{kit.task_queue}@here"
+    given = CleanUpInput(host="here", home=str(kit.home.root))
+    return await kit.client.start_workflow(JanitorWorkflow.run, given, id=name, task_queue=kit.task_queue)
+
+
 async def refused(kit: Kit) -> Handle:
     return await kit.start({"title": "no repository"})
 
 
 ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
-    merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, landed, refused,
+    merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, landed, cleaned_up, refused,
 ]  # fmt: skip
 
 
