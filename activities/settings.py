@@ -27,6 +27,8 @@ INVALID_TASK = "InvalidTask"
 NO_ROOM = "NoRoom"
 """Failure type: the disk is too full. The task waits, and looks again."""
 SETUP_FAILED = "SetupFailed"
+NOTHING_KEPT = "NothingKept"
+"""The type of the error of a turn that cannot begin with an earlier worktree: it is not there."""
 """Failure type: a worktree cannot be made ready, for what a person must mend. The message has the evidence."""
 
 

@@ -37,7 +37,7 @@ from activities.home import Home
 from activities.masking import MASKS
 from activities.prompting import compose
 from activities.sandbox import Limits, Sandbox
-from activities.settings import AgentSpec, tail
+from activities.settings import NOTHING_KEPT, AgentSpec, tail
 from activities.setup import linked
 from activities.site import (
     Site,
@@ -194,7 +194,10 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
     if given.commit is not None:
         worktree.put_back(given.commit)
     if given.rewind is not None:
-        _rewind(worktree, given.rewind, given.turn, folder / "rewound")
+        try:
+            _rewind(worktree, given.rewind, given.turn, folder / "rewound")
+        except turns.NothingKept as problem:
+            raise ApplicationError(str(problem), type=NOTHING_KEPT) from None
     noted = folder / "session"
     interrupted = noted.exists()
     session = noted.read_text() if interrupted else given.session

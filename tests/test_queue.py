@@ -9,7 +9,8 @@ from activities.git.repository import open_repository
 from activities.merging import queue_id
 from tests.git.repos import commit, git
 from tests.kit import Kit, status_when
-from workflows.contracts import Code, QueueStatus, Stage
+from tests.queue_kit import Queue
+from workflows.contracts import Code, MergeAnswer, QueueStatus, Stage, TaskStatus
 
 TOGETHER = {"name": "apart", "command": "! { test -f left && test -f right; }"}
 
@@ -85,6 +86,41 @@ async def test_the_queue_is_paused_seen_and_resumed(kit: Kit) -> None:
         assert git(kit.repo, "rev-parse", "main") == first.sha
         assert "goes on" in await queue.execute_update("resume")
         assert (await handle.result()).outcome == "merged"
+
+
+async def test_a_rewind_takes_the_candidate_out_of_the_queue_first(kit: Kit) -> None:
+    async with kit.worker():
+        await kit.run(agent=kit.agent(executor=[{"write": {"a.txt": "x\n"}}]))
+        await the_queue(kit).execute_update("pause")
+        executor = [{"write": {"b.txt": "good\n"}, "say": "NEEDS_FOLLOWUP x"}, {"write": {"b.txt": "bad\n"}}, {}]
+        handle = await kit.start(kit.input(agent=kit.agent(executor=executor)))
+        await status_when(handle, lambda now: now.stage is Stage.QUEUE)
+        await handle.execute_update("pause")
+        await handle.execute_update("rewind", 1)
+        await status_when(handle, lambda now: now.stage is Stage.PAUSED)
+        seen: QueueStatus = await the_queue(kit).query("queue", result_type=QueueStatus)
+        assert seen.places == []
+        await the_queue(kit).execute_update("resume")
+        await handle.execute_update("resume")
+        result = await handle.result()
+    assert (result.outcome, kit.show("b.txt")) == ("merged", "good")
+    kit.assert_clean()
+
+
+async def test_a_rewind_that_comes_too_late_is_told(kit: Kit) -> None:
+    """Both are there when the task looks: what an operator wants, and that its work has landed."""
+    async with kit.worker():
+        await kit.run(agent=kit.agent(executor=[{"write": {"a.txt": "x\n"}}]))
+        await the_queue(kit).execute_update("pause")
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[{"write": {"b.txt": "x\n"}}])))
+        seen = await Queue(kit).when(lambda now: bool(now.places))
+    await handle.signal("pause")
+    await handle.signal("rewind", 1)
+    await handle.signal("merge_answer", MergeAnswer(op=seen.places[0].op, kind="landed", sha="1" * 40))
+    async with kit.worker():
+        assert (await handle.result()).outcome == "merged"
+        [problem] = (await handle.query("status", result_type=TaskStatus)).problems
+    assert problem == "no rewind to turn 1: the work had landed before it could be taken back"
 
 
 async def test_a_task_abandoned_in_the_queue_is_taken_out(kit: Kit) -> None:

@@ -22,6 +22,7 @@ from temporalio.worker import Replayer
 from activities.contracts import CleanUpInput, quota_id
 from service.converter import InputGuard, data_converter
 from service.run import WORKFLOWS, workflow_runner
+from tests.git.repos import git
 from tests.kit import Kit, status_when
 from tests.queue_kit import Queue
 from tests.test_queue import the_queue
@@ -108,6 +109,24 @@ async def landed(kit: Kit) -> Handle:
     return handle
 
 
+async def rewound(kit: Kit) -> Handle:
+    """Out of the merge queue, to a turn that is there, and to one that is not any more."""
+    queue = Queue(kit)
+    await queue.open("paused")
+    steps = [{**WRITE, "say": "NEEDS_FOLLOWUP x"}, {"append": {"a.txt": "y\n"}}, {}]
+    handle = await kit.start(kit.input(agent=kit.agent(executor=steps)))
+    await queue.when(lambda now: bool(now.places))
+    await handle.execute_update("pause")
+    git(kit.repo, "update-ref", "-d", next(ref for ref in kit.refs("refs/mergewright/turn") if ref.endswith("/2")))
+    await handle.execute_update("rewind", 2)
+    await handle.execute_update("resume")
+    await status_when(handle, lambda now: bool(now.problems))
+    await handle.execute_update("rewind", 1)
+    await handle.execute_update("resume")
+    await queue.handle.execute_update("resume")
+    return handle
+
+
 async def cleaned_up(kit: Kit) -> Handle:
     """The janitor's; something is left alone."""
     (kit.home.root / "runs" / "nobody-s").mkdir(parents=True)
@@ -123,7 +142,7 @@ async def refused(kit: Kit) -> Handle:
 
 
 ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
-    merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, landed, cleaned_up, refused,
+    merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, landed, rewound, cleaned_up, refused,
 ]  # fmt: skip
 
 

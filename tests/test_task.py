@@ -349,6 +349,30 @@ async def test_an_operator_goes_back_to_an_earlier_turn(kit: Kit) -> None:
     kit.assert_clean()
 
 
+async def test_a_rewind_to_what_is_not_there_any_more_is_told_once_and_the_task_waits(kit: Kit) -> None:
+    steps = [{"write": {"a.txt": f"{number}\n"}, "say": "NEEDS_FOLLOWUP x"} for number in (1, 2)]
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[*steps, {"write": {"c.txt": "x\n"}}])))
+        await status_when(handle, lambda now: now.blocked is not None)
+        [ref] = [ref for ref in kit.refs("refs/mergewright/turn") if ref.endswith("/1")]
+        git(kit.repo, "update-ref", "-d", ref)
+        await handle.signal("rewind", 1)
+        await handle.signal("continue_task", "go on")
+        status = await status_when(handle, lambda now: bool(now.problems))
+        assert "nothing is kept of turn 1; there is of: 2" in status.problems[0]
+        assert (status.paused, status.blocked, status.turns) == (True, None, 2)
+        assert "resume" in status.next_command
+        await handle.signal("rewind", 2)
+        await handle.signal("resume")
+        assert (await handle.result()).outcome == "merged"
+    assert len(status.problems) == 1
+    assert (kit.show("a.txt"), kit.show("c.txt")) == ("2", "x")
+    [prompt] = (kit.home.root / "runs").glob(f"{handle.id}*/turns/003-executor/prompt.md")
+    assert "after turn 2" in prompt.read_text()
+    assert "after turn 1" not in prompt.read_text()
+    kit.assert_clean()
+
+
 async def test_settings_that_are_broken_meanwhile_block_the_task_until_they_are_mended(kit: Kit) -> None:
     steps = [{"say": "NEEDS_FOLLOWUP x"}, WRITE]
     async with kit.worker():

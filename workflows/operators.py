@@ -84,6 +84,8 @@ class OperatorCommands:
         self.problems: list[str] = []
         self.rewind_to: int | None = None
         """The turn whose worktree the next one begins with."""
+        self.rewind_leaves_queue = False
+        """A candidate is taken back for it; not so in tasks that took a rewind before there was this."""
 
     def situation(self) -> Situation:
         raise NotImplementedError
@@ -162,10 +164,15 @@ class OperatorCommands:
 
     def _rewind(self, turn: int) -> None:
         self.rewind_to = turn
-        self.messages.append(
-            f"An operator has put your worktree back to how it was after turn {turn}: what came later is gone from it. "
-            "Look at the files before you go on."
-        )
+        self.rewind_leaves_queue = workflow.patched("rewind-leaves-queue")
+        self.messages.append(_rewound(turn))
+
+    def rewind_fails(self, turn: int, why: str) -> None:
+        """Nobody is to go on with what an operator wanted undone: so the task waits for another word."""
+        if self.rewind_to == turn:
+            self.rewind_to, self.paused = None, True
+        self.messages = [text for text in self.messages if text != _rewound(turn)]
+        self.problem(f"no rewind: {why}. The task is paused: rewind to another turn, or `resume` it as it is")
 
     def _raise_refusal(self, caps: Any) -> str | None:
         if self.situation().ended:
@@ -188,3 +195,11 @@ class OperatorCommands:
     @workflow.query(description="every turn: role, agent, end, cost, seconds")
     def timeline(self) -> list[TurnRecord]:
         return self.turn_records()
+
+
+def _rewound(turn: int) -> str:
+    """For the agent."""
+    return (
+        f"An operator has put your worktree back to how it was after turn {turn}: what came later is gone from it. "
+        "Look at the files before you go on."
+    )

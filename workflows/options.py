@@ -11,10 +11,10 @@ from datetime import timedelta
 from typing import Any, NotRequired, TypedDict
 
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, TimeoutError, TimeoutType
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, TimeoutType
 from temporalio.workflow import ActivityCancellationType
 
-from activities.settings import INVALID_TASK, MOST_SETUP_SECONDS, AgentSpec, GateSpec
+from activities.settings import INVALID_TASK, MOST_SETUP_SECONDS, NOTHING_KEPT, AgentSpec, GateSpec
 
 HEARTBEAT = timedelta(seconds=30)
 """Every activity beats each 5 s; half a minute of silence means that its worker is gone."""
@@ -95,6 +95,12 @@ def agent_options(shared: str, host: str, agent: AgentSpec, start_within: timede
 def never_started(error: ActivityError) -> bool:
     cause = error.cause
     return isinstance(cause, TimeoutError) and cause.type is TimeoutType.SCHEDULE_TO_START
+
+
+def nothing_kept(error: ActivityError) -> str | None:
+    """Why a turn could not begin with an earlier worktree."""
+    cause = error.cause
+    return cause.message if isinstance(cause, ApplicationError) and cause.type == NOTHING_KEPT else None
 
 
 def gate_options(shared: str, host: str, gates: Sequence[GateSpec]) -> Options:

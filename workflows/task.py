@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -313,6 +314,8 @@ class TaskWorkflow(TurnTaking):
                 return None
             case "noop":
                 raise End("no-changes", "the target has all of it already")
+            case "withdrawn" if self._leaves_queue():
+                return None
             case "withdrawn":
                 raise End("abandoned", answer.reason or "abandoned by an operator")
             case "failed":
@@ -383,7 +386,9 @@ class TaskWorkflow(TurnTaking):
             sent, cancelled = await self.whole(MergeActivities.submit, submission, "submit to the merge queue")
             self.ops = [*dict.fromkeys([*self.ops, sent.op])]
             if not cancelled:
-                cancelled = await self._heard(sent.op)
+                cancelled = await self._heard(sent.op, self._leaves_queue)
+            if not cancelled and self._leaves_queue():
+                cancelled = await self._taken_back(sent)
             if cancelled or (self.abandoned and sent.op not in self.answers):
                 await self._withdraw(sent)
             if sent.op in self.answers:
@@ -393,12 +398,30 @@ class TaskWorkflow(TurnTaking):
                     raise asyncio.CancelledError
                 return answer
 
-    async def _heard(self, op: str) -> bool:
+    def _leaves_queue(self) -> bool:
+        return self.rewind_leaves_queue and self.rewind_to is not None
+
+    async def _taken_back(self, sent: Submitted) -> bool:
+        """What an operator wants undone does not land meanwhile. True: the task was cancelled.
+
+        The queue has the last word, however long a landing takes; one that is gone lands nothing.
+        """
+        self.enter(Stage.QUEUE, "the merge queue to let go of the candidate, for the rewind")
+        while sent.op not in self.answers and not self.abandoned:
+            if not await self.tell(sent.queue, "withdraw", sent.op):
+                self.answers[sent.op] = MergeAnswer(op=sent.op, kind="withdrawn")
+            if await self._heard(sent.op):
+                return True
+        if sent.op in self.answers and self.answers[sent.op].kind == "landed":
+            self.problem(f"no rewind to turn {self.rewind_to}: the work had landed before it could be taken back")
+        return False
+
+    async def _heard(self, op: str, otherwise: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the queue's answer, not for ever. True: the task was cancelled."""
         with contextlib.suppress(TimeoutError):
             try:
                 await workflow.wait_condition(
-                    lambda: op in self.answers or self.abandoned,
+                    lambda: op in self.answers or self.abandoned or otherwise(),
                     timeout=RESUBMIT_AFTER,
                     timeout_summary="waits for the merge queue",
                 )

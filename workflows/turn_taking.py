@@ -75,9 +75,10 @@ class TurnTaking(TaskSteps):
                 return TurnResult(end="limited", reason=held.text, retry_after_seconds=held.seconds)
             attempts += 1
             told = 0 if only_reads else len(self.messages)
+            now = todo
             if self.rewind_to is not None and todo.role in REWINDING:
-                todo = replace(todo, ask="continue", evidence=[])  # what it was about is gone
-            given = self._turn_input(todo, agent, session, commit, held)
+                now = replace(todo, ask="continue", evidence=[])  # what it was about is gone
+            given = self._turn_input(now, agent, session, commit, held)
             slots = options.agent_options(
                 self.shared_queue, self.ready.host, agent, start_within if held.quotas else None
             )
@@ -89,6 +90,8 @@ class TurnTaking(TaskSteps):
                 await self.give_back(held, None)
                 if options.never_started(error):  # no worker had room for it: others may use the account meanwhile
                     attempts, start_within = attempts - 1, min(2 * start_within, MAX_START_WITHIN)
+                elif given.rewind is not None and (why := options.nothing_kept(error)):
+                    self.rewind_fails(given.rewind, why)
                 else:
                     await self._try_again(attempts, error)
             except (Exception, asyncio.CancelledError):

@@ -12,6 +12,10 @@ from activities.git.snapshot import snapshot
 from activities.git.worktree import Worktree, turn_refs
 
 
+class NothingKept(RepositoryProblem):
+    """Of the turn that is asked for; the message names those that there are."""
+
+
 def keep(worktree: Worktree, name: str) -> str:
     """Keeps what is there now, as `name`, and returns the commit. A second run keeps what is there then.
 
@@ -38,13 +42,12 @@ def rewind(worktree: Worktree, turn: int, before: str) -> None:
     """Makes files and branch what they were after `turn`; ignored files stay, and no merge is in progress any more.
 
     What is there is kept as `before` first; by a second run, after one that was killed, no more: that would find what
-    the first one has put there. What was uncommitted then is staged now. Raises RepositoryProblem: there is nothing of
-    that turn.
+    the first one has put there. What was uncommitted then is staged now. Raises NothingKept.
     """
     found = kept(worktree)
     if (commit := found.get(str(turn))) is None:
         there = ", ".join(name for name in found if name.isdigit()) or "none"
-        raise RepositoryProblem(f"nothing is kept of turn {turn}; there is of: {there}")
+        raise NothingKept(f"nothing is kept of turn {turn}; there is of: {there}")
     if before not in found:
         keep(worktree, before)
     with worktree.repository.git() as git:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from activities.git import turns
-from activities.git.repository import Repository, RepositoryProblem
+from activities.git.repository import Repository
 from activities.git.salvage import save
 from activities.git.worktree import Worktree
 from activities.turn import _rewind
@@ -89,11 +89,11 @@ def test_a_merge_in_progress_is_over_then(worktree: Worktree) -> None:
 
 
 def test_a_turn_that_was_not_kept_is_told_with_those_that_are(worktree: Worktree) -> None:
-    with pytest.raises(RepositoryProblem, match="nothing is kept of turn 7; there is of: none"):
+    with pytest.raises(turns.NothingKept, match="nothing is kept of turn 7; there is of: none"):
         turns.rewind(worktree, 7, "8-before")
     for number in (2, 10):
         turns.keep(worktree, str(number))
-    with pytest.raises(RepositoryProblem, match="nothing is kept of turn 7; there is of: 2, 10"):
+    with pytest.raises(turns.NothingKept, match="nothing is kept of turn 7; there is of: 2, 10"):
         turns.rewind(worktree, 7, "8-before")
 
 
