@@ -16,7 +16,7 @@ from activities.git.repository import Repository, RepositoryProblem, open_reposi
 from activities.git.run import UnsupportedRepository
 from activities.home import task_key
 from activities.merging import enqueue, settings_on
-from activities.preflight import for_leave, preflight, refusals, rules_on
+from activities.preflight import asked_for, for_leave, look, refusals, rules_on
 from activities.prepare import check_gate, target_and_settings
 from activities.queue_contracts import Candidate, LandRequest, QueueEntry, SubmitBranchInput, Submitted
 from activities.server import Server, note_server, server_of
@@ -79,6 +79,7 @@ class BranchActivities:
         if repository.merge_base(base, head) is None:
             invalid("branch", f"{short_ref(branch)} has no history in common with {short_ref(target)}")
         strategy = settings.delivery.strategy
+        looked = look(repository, base, head, strategy, rules_on(repository, target, base))
         name, mail, subject = _newest(repository, head)
         candidate = Candidate(
             op=candidates.op_id(repository.common_dir, target, given.task_id, head, strategy),
@@ -94,8 +95,9 @@ class BranchActivities:
             host=self.site.host,
             answer_to=given.task_id,
             branch=branch,
+            looked=looked.digest,
+            asked=asked_for(looked.found),
         )
-        found = preflight(repository, base, head, strategy, rules_on(repository, target, base))
         with repository.git() as git:
             queue = settings_on(repository, base)
             tip = base_of(repository, target, queue.checkout, queue.push) if request.after else base
@@ -110,9 +112,10 @@ class BranchActivities:
             gates=[gate.digest() for gate in settings.gates],
             priority=request.priority,
             after=[task_id for task_id in request.after if task_id not in landed],
-            protected=for_leave(found),
+            protected=for_leave(looked.found),
+            asked=candidate.asked,
         )
-        return _Sent(candidate=candidate, entry=entry, refused=refusals(found))
+        return _Sent(candidate=candidate, entry=entry, refused=refusals(looked.found))
 
 
 def _as_task(request: LandRequest) -> TaskInput:

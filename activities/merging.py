@@ -23,7 +23,8 @@ from activities.git.landing import SourcesMoved, base_of, follow, land
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
 from activities.home import repository_id, safe_name, task_key
-from activities.preflight import for_leave, preflight, rules_on
+from activities.last_look import LastLook
+from activities.preflight import asked_for, for_leave, look, rules_on, to_mend
 from activities.protected import SETTINGS_FILE, for_a_task, gate_digests, queue_settings
 from activities.queue_contracts import (
     BuildInput,
@@ -126,8 +127,7 @@ class MergeActivities:
         base = repository.tip(ref.target)
         with for_a_task():
             settings, rules = settings_on(repository, base), rules_on(repository, ref.target, base)
-        # What its agent had to mend it has mended; what is found only now, on a newer target, waits for a person.
-        found = preflight(repository, base, given.head, given.strategy, rules)
+        looked = look(repository, base, given.head, given.strategy, rules)
         with repository.git() as git:
             tip = base_of(repository, ref.target, settings.checkout, settings.push) if given.after else base
             landed = have_landed(git, tip, given.after)
@@ -143,9 +143,11 @@ class MergeActivities:
             after=[task for task in given.after if task not in landed],
             overlaps=given.overlaps,
             checked_on=given.checked_on,
-            protected=for_leave(found),
+            protected=for_leave(looked.found),
+            asked=asked_for(looked.found),
         )
-        return candidate, entry
+        noted = {"looked": "" if to_mend(looked.found) else looked.digest, "asked": entry.asked}
+        return candidate.model_copy(update=noted), entry
 
     @activity.defn
     async def build(self, given: BuildInput) -> BuildResult:
@@ -165,7 +167,8 @@ class MergeActivities:
         settings = settings_on(repository, base)
         results = self._results(repository)
         with repository.git() as git:
-            builder = ChainBuilder(git, base, self._candidates_of(repository, _ops(given.chains)))
+            last_look = LastLook(repository, git, self.site.home, given.target, base, given.allowed)
+            builder = ChainBuilder(git, base, self._candidates_of(repository, _ops(given.chains)), last_look)
             known = base == given.base and all(not chain.on or git.objects.has(chain.on) for chain in given.chains)
             chains = [builder.chain(chain if known else ChainToBuild(ops=chain.ops)) for chain in given.chains]
             green = [

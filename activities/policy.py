@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ class Rules:
     protected: Sequence[str]
     target: str
     """The branch's short name."""
+
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.policy.model_dump_json()}\0{self.protected}".encode()).hexdigest()
 
     def on(self, rule: PolicyRule) -> bool:
         return rule not in self.policy.off

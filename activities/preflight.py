@@ -1,13 +1,17 @@
 """What the policy of the target says of a change: its findings, for the agent to mend or for an operator to allow.
 
-Looked at when a task's work is collected, and again when a head is handed to the merge queue. The rules are read from
-the target, never from the change itself; `[policy]` is `settings.Policy`, what each rule is for `faults.policy`.
+Looked at when a task's work is collected, again when a head is handed to the merge queue, and where that is not what
+would land, once more (`last_look`). The rules are read from the target, never from the change itself; `[policy]` is
+`settings.Policy`, what each rule is for `faults.policy`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,21 +43,40 @@ _HINT = "The policy of the target branch does not let your change land. Mend eac
 @lru_cache(maxsize=256)
 def rules_on(repository: Repository, target: str, commit: str) -> Rules:
     """As the `mergewright.toml` of `commit` says, where `target` is. Raises InvalidTask."""
-    file = repository.read_file(commit, SETTINGS_FILE)
+    return rules_in(repository.read_file(commit, SETTINGS_FILE), target)
+
+
+@lru_cache(maxsize=64)
+def rules_in(file: bytes | None, target: str) -> Rules:
+    """As a `mergewright.toml` on `target` says. Raises InvalidTask."""
     return Rules(policy_settings(file), queue_settings(file).protected, short_ref(target))
 
 
+@dataclass(frozen=True)
+class Looked:
+    found: list[Finding]
+    """What must be mended first."""
+    digest: str
+    """Of the rules and of all that changes: where it is the same, nothing else would be found in it."""
+
+
 def preflight(repository: Repository, base: str, head: str, strategy: Strategy, rules: Rules) -> list[Finding]:
-    """Of what `head` would change on `base`, the target; what must be mended first.
+    return look(repository, base, head, strategy, rules).found
+
+
+def look(
+    repository: Repository, base: str, head: str, strategy: Strategy, rules: Rules, *, tree: str | None = None
+) -> Looked:
+    """At what `head` would change on `base`, the target; `tree`: what comes out, where that was built already.
 
     A secret is looked for in every commit that would land, the other rules for files look at what comes out.
     """
     fork = repository.merge_base(base, head)
     if fork is None:
-        return []
+        return Looked([], "")
     ours = {repository.identity()[1], IDENTITY[1]} if rules.policy.authors else set()
     with repository.git() as git:
-        before, after = _outcome(git, base, fork, head)
+        before, after = (base, tree) if tree else _outcome(git, base, fork, head)
         entries, lines = change.changed(git, before, after)
         commits = change.commits(git, base, head) if strategy != "squash" else []
         single = change.steps(git, commits) if len(commits) > 1 and rules.on("secret") else []
@@ -68,7 +91,16 @@ def preflight(repository: Repository, base: str, head: str, strategy: Strategy, 
             *_by_content(rules, reader),
         ]
     order = {rule: place for place, rule in enumerate(RULES)}
-    return sorted(found, key=lambda one: (one.severity != "mend", order[one.rule], one.path, one.line, one.text))
+    found.sort(key=lambda one: (one.severity != "mend", order[one.rule], one.path, one.line, one.text))
+    return Looked(found, digest(rules, ((entry.path, entry.mode, entry.new) for entry in entries)))
+
+
+def digest(rules: Rules, changed: Iterable[tuple[str, str, str]]) -> str:
+    """`changed`: each path with the mode and the object that it gets; zeros, where it goes."""
+    made = hashlib.sha256(rules.digest().encode())
+    for path, mode, new in sorted(changed):
+        made.update(os.fsencode(f"{mode} {new} {path}\0"))
+    return made.hexdigest()
 
 
 def _outcome(git: Git, base: str, fork: str, head: str) -> tuple[str, str]:
@@ -87,11 +119,18 @@ def to_mend(found: Iterable[Finding]) -> list[Finding]:
 
 def for_leave(found: Iterable[Finding]) -> list[str]:
     """What an operator is asked to allow: protected paths by their name alone, others with their rule."""
-    named = (one.path if one.rule == "protected" else f"{one.path or one.text} ({one.rule})" for one in found)
+    asked = (one for one in found if one.severity == "approve")
+    named = (one.path if one.rule == "protected" else f"{one.path or one.text} ({one.rule})" for one in asked)
     return list(dict.fromkeys(named))[:_MOST_NAMED]
 
 
 _MOST_NAMED = 50
+
+
+def asked_for(found: Iterable[Finding]) -> str:
+    """Digest of all that an operator is asked to allow, of which not everything may be named; empty: nothing."""
+    asked = sorted({f"{one.rule}\0{one.path}\0{one.text}" for one in found if one.severity == "approve"})
+    return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16] if asked else ""
 
 
 def refusals(found: Iterable[Finding]) -> list[str]:

@@ -35,6 +35,11 @@ class Candidate(Model):
     """Workflow that is told how it ended."""
     branch: str = ""
     """Full ref of the branch that was sent in; it must still be at `head` when it lands."""
+    looked: str = ""
+    """Digest of what the preflight looked at, and by which rules, when it found nothing to mend; empty: it is to be
+    looked at."""
+    asked: str = ""
+    """See `QueueEntry`."""
 
 
 class QueueEntry(Model):
@@ -58,6 +63,8 @@ class QueueEntry(Model):
     """Sha of the target with which its own gates were green; empty: they did not run."""
     protected: list[str] = []
     """Paths that it changes and that wait for an operator."""
+    asked: str = ""
+    """Digest of all that an operator is asked to allow: leave for this is no leave for more. Empty: nothing."""
     number: int = 0
     """In order of arrival."""
     since: float = 0.0
@@ -150,6 +157,8 @@ class BuildInput(Model):
     chains: list[ChainToBuild]
     base: str = ""
     """Where the target was when what is made of the chains was made."""
+    allowed: dict[str, str] = {}
+    """By op: `asked` of those that an operator has allowed."""
     keep: list[str] = []
     """Tips of other chains that are still wanted."""
 
@@ -260,9 +269,10 @@ class Evidence(Model):
 class Built(Model):
     """A commit that would land, or why there is none."""
 
-    kind: Literal["built", "conflict", "noop", "stale", "landed", "policy", "lost"]
+    kind: Literal["built", "conflict", "noop", "stale", "landed", "policy", "leave", "lost"]
     """`noop`: nothing left to land. `stale`: ff-only, and the target has moved. `landed`: an earlier run did it.
-    `policy`: the merge would change files that the task did not touch."""
+    `policy`: the policy there does not let it land, or the merge would change files that the task did not touch.
+    `leave`: an operator must allow it first."""
     base: str
     tip: str | None = None
     tree: str | None = None
@@ -270,6 +280,14 @@ class Built(Model):
     paths: list[str] = []
     """`policy`: at most 50 of those files."""
     reason: str = ""
+    findings: list[str] = []
+    """`policy`: what the preflight found, a line each, with what to do."""
+    preflight: GateResult | None = None
+    """`policy`: the same as a red gate, for an agent to mend."""
+    leave: list[str] = []
+    """`leave`: what is to be allowed,"""
+    asked: str = ""
+    """and its digest."""
 
 
 class Step(Model):

@@ -123,6 +123,38 @@ async def test_protected_paths_wait_for_an_operator(kit: Kit) -> None:
     assert "is not in the queue" in str(refused.value.cause)
 
 
+async def test_what_the_policy_finds_only_in_what_would_land_harms_nobody_else(kit: Kit) -> None:
+    queue = Queue(kit)
+    commit(kit.repo, {"plain": "a\nb\nc\n"})
+    queue.branch("denied", {"vendor/a": "x\n"})
+    queue.branch("renamed", {"plain": "a\nb\nc\nd\n"})
+    for name in ("twin", "Twin"):
+        queue.branch(f"{name}-of-2", {f"{name}.txt": f"{name}\n"})
+    queue.branch("other", {"a.txt": "x\n"})
+    names = ["twin-of-2", "Twin-of-2", "denied", "renamed", "other"]
+    async with kit.worker():
+        await queue.open("paused")
+        landings = [await queue.send(name) for name in names]
+        await queue.gathered(*names)
+        commit(kit.repo, {"Jenkinsfile": (kit.repo / "plain").read_text(), "plain": None})
+        queue.configure("true")
+        with (kit.repo / "mergewright.toml").open("a") as file:
+            file.write("[policy]\ndeny = ['vendor/']\n")
+        git(kit.repo, "commit", "-qam", "stricter")
+        await queue.handle.execute_update("resume")
+        asking = await queue.when(lambda now: [place.state for place in now.places] == ["approval"])
+        assert asking.places[0].why == "leave to change Jenkinsfile: `allow` it, or `cancel` it"
+        await queue.handle.execute_update("allow", queue.task("renamed"))
+        results = dict(zip(names, await ended(*landings), strict=True))
+    assert {results[name].outcome for name in ("renamed", "other")} == {"merged"}
+    twins = sorted((results["twin-of-2"], results["Twin-of-2"]), key=lambda one: one.outcome)
+    assert [(one.outcome, one.code) for one in twins] == [("merged", None), ("sent-back", Code.POLICY)]
+    assert twins[1].reason.startswith("case: ")
+    assert (results["denied"].code, results["denied"].evidence.files) == (Code.POLICY, ["vendor/a"])
+    assert "d" in kit.show("Jenkinsfile").splitlines()
+    assert kit.refs() == []
+
+
 async def test_work_of_the_users_in_the_way_holds_only_what_touches_it(kit: Kit) -> None:
     queue = Queue(kit)
     queue.configure("true")

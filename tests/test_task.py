@@ -10,6 +10,7 @@ from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 
 from tests.git.repos import commit, git
 from tests.kit import PATIENCE, Kit, status_when
+from tests.queue_kit import Queue
 from workflows.contracts import Stage, TaskResult, TaskStatus
 
 WRITE = {"write": {"new.txt": "work\n"}}
@@ -91,6 +92,26 @@ async def test_what_the_policy_finds_goes_back_to_the_agent_as_a_table(kit: Kit)
     assert "the same kind of failure as the last time" in second
     assert secret not in first + second + seen.model_dump_json()
     kit.assert_clean()
+
+
+async def test_what_the_policy_finds_while_work_waits_goes_back_to_the_agent(kit: Kit) -> None:
+    agent = kit.agent(
+        executor=[{"write": {"vendor/a": "x\n", "new.txt": "work\n"}}], fixer=[{"shell": "git rm -q vendor/a"}]
+    )
+    queue = Queue(kit)
+    async with kit.worker():
+        await queue.open("paused")
+        handle = await kit.start(kit.input(agent=agent))
+        await queue.when(lambda now: bool(now.places))
+        commit(kit.repo, {"mergewright.toml": "[policy]\ndeny = ['vendor/']\n"})
+        await queue.handle.execute_update("resume")
+        result = await asyncio.wait_for(handle.result(), PATIENCE)
+        status = await handle.query("status", result_type=TaskStatus)
+    assert (result.outcome, result.turns, status.merge_attempts) == ("merged", 2, 1)
+    prompt = next((kit.home.root / "runs").glob("*/turns/002-fixer/prompt.md")).read_text()
+    assert "| deny | vendor/a | must not change |" in prompt
+    assert "vendor" not in git(kit.repo, "ls-tree", "-r", "--name-only", "main")
+    assert kit.refs() == []
 
 
 async def test_two_that_conflict_are_resolved_and_both_land(kit: Kit) -> None:

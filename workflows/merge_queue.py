@@ -121,6 +121,7 @@ class MergeQueueWorkflow(QueueLanding):
             target=self.s.target,
             chains=[self._to_build(chain) for chain in missing],
             base=self.sight.base,
+            allowed=self._allowed(missing),
             keep=self._tips(),
         )
         try:
@@ -177,9 +178,16 @@ class MergeQueueWorkflow(QueueLanding):
         on = self.sight.steps[chain[:made]].sha if made else ""
         return ChainToBuild(ops=list(chain), made=made, on=on)
 
+    def _allowed(self, wanted: list[Chain]) -> dict[str, str]:
+        entries = {op: self._entry(op) for chain in wanted for op in chain}
+        return {op: entry.asked for op, entry in entries.items() if entry.allowed and entry.asked}
+
     async def _apart(self, chain: Chain, alone: Built | None) -> None:
-        """The last of the chain cannot be put on the others; or on the target itself: then it is sent back."""
+        """The last of the chain cannot be put on the others; or on the target itself: then it is sent back, or waits
+        for leave."""
         if alone is None:
             self.sight.known[chain] = "apart"
+        elif alone.kind == "leave":
+            await self._ask(self._entry(chain[-1]), alone)
         else:
             await self._send_back(self._entry(chain[-1]), unbuildable(chain[-1], alone))

@@ -94,14 +94,25 @@ class QueueBlame(QueueTesting):
 
     async def _send_back(self, entry: QueueEntry, answer: MergeAnswer) -> None:
         """Out of the queue, with what explains it."""
-        self._stop([chain for chain in self.tests if entry.op in chain])
-        sight = self.sight
-        sight.known = chains.without(sight.known, entry.op)
-        sight.steps = chains.without(sight.steps, entry.op)
-        sight.red = chains.without(sight.red, entry.op)
-        sight.reds.pop(entry.op, None)
-        sight.doubted.discard(entry.op)
+        self._forget(entry.op)
         await self.answer(entry, await self._let_go(entry, answer))
+
+    async def _ask(self, entry: QueueEntry, built: Built) -> None:
+        """What would land has more that only a person lets through than they have been told of: it waits for them."""
+        self._forget(entry.op)
+        self.change(entry, allowed=False, protected=policy.few(built.leave, policy.MOST_PATHS), asked=built.asked)
+        asking = self._entry(entry.op)
+        await self.note(asking, policy.why_not(asking, self.s, workflow.time()))
+
+    def _forget(self, op: str) -> None:
+        """Nothing is known any more of the chains with it."""
+        self._stop([chain for chain in self.tests if op in chain])
+        sight = self.sight
+        sight.known = chains.without(sight.known, op)
+        sight.steps = chains.without(sight.steps, op)
+        sight.red = chains.without(sight.red, op)
+        sight.reds.pop(op, None)
+        sight.doubted.discard(op)
 
     async def _let_go(self, entry: QueueEntry, answer: MergeAnswer) -> MergeAnswer:
         """Nothing is kept for it in the repository any more. The answer comes back with what explains it."""
@@ -141,9 +152,16 @@ def unbuildable(op: str, built: Built) -> MergeAnswer:
             reason = "what was kept of it is gone: send it in again"
             return MergeAnswer(op=op, kind="failed", base=built.base, reason=reason)
         case "policy":
-            evidence = Evidence(base=built.base, files=built.paths)
+            evidence = Evidence(base=built.base, files=built.paths, messages=built.findings)
+            red = [built.preflight] if built.preflight else []
             return MergeAnswer(
-                op=op, kind="policy", code=Code.POLICY, base=built.base, reason=built.reason, evidence=evidence
+                op=op,
+                kind="policy",
+                code=Code.POLICY,
+                base=built.base,
+                gates=red,
+                reason=built.reason,
+                evidence=evidence,
             )
     files = built.conflict.files if built.conflict else []
     messages = built.conflict.messages if built.conflict else []

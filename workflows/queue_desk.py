@@ -120,8 +120,8 @@ class QueueDesk:
         if known := self.entries.get(entry.op):
             if not self.withdrawn.get(entry.op):  # what an operator has taken out stays out
                 self.withdrawn.pop(entry.op, None)
-            protected = known.protected if known.allowed else entry.protected  # by the policy of today
-            self.change(known, after=after, protected=protected)
+            asked = known if known.allowed else entry  # by the policy of today
+            self.change(known, after=after, protected=asked.protected, asked=asked.asked)
             self.woken = True
             return
         arrivals = self.s.arrivals + 1

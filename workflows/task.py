@@ -321,7 +321,7 @@ class TaskWorkflow(TurnTaking):
             case "failed":
                 self.hear(await self.block(BlockedReason.INFRASTRUCTURE, answer.reason))
                 return None
-            case "policy" | "push_rejected" | "head_moved":
+            case "policy" | "push_rejected" | "head_moved" if not _red(answer):
                 reason = BlockedReason.PUSH_REJECTED if answer.kind == "push_rejected" else BlockedReason.POLICY
                 self.hear(await self.block(reason, explain_answer(answer)))
                 return None
@@ -337,7 +337,7 @@ class TaskWorkflow(TurnTaking):
             text = await self.block(BlockedReason.MERGE_ATTEMPTS, explain_answer(answer))
         # Also where only the gates are red: they are red on the merge, so the agent must have it before its eyes.
         todo = await self._update_branch(text)
-        if todo is None and answer.kind == "gate_red":
+        if todo is None and answer.kind in ("gate_red", "policy"):
             red = _red(answer)
             told = "merged with the target's present state: " + gate_faults.told(red, repeated=False)
             return Todo("fixer", "gate_red", "\n".join(filter(None, [told, text])), [gate.log for gate in red])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from activities.git.candidate import build, landed
 from activities.git.run import Git
@@ -11,13 +11,17 @@ from activities.queue_contracts import Built, BuiltChain, Candidate, ChainToBuil
 
 _TIP = re.compile(r"[0-9a-f]{40,64}")
 
+Look = Callable[[Candidate, str, Step], Built | None]
+"""Says why a step, built on that commit, must not land, where it must not."""
+
 
 class ChainBuilder:
     """Chains on one commit of the target. What several begin with alike is built once; same inputs, same shas."""
 
-    def __init__(self, git: Git, base: str, candidates: Mapping[str, Candidate]) -> None:
+    def __init__(self, git: Git, base: str, candidates: Mapping[str, Candidate], look: Look | None = None) -> None:
         """`candidates`, by op: all that the chains may name; what is not there is told to be lost."""
         self._git = git
+        self._look = look
         self._base = base
         self._candidates = {op: one for op, one in candidates.items() if git.objects.commit(one.head)}
         self._landed = landed(git, list(self._candidates.values()), base)
@@ -35,7 +39,7 @@ class ChainBuilder:
                 single = self._step(given.ops[count - 1 : count], self._base) if count > 1 else made
                 alone = single if isinstance(single, Built) else None
                 # Who is sent back is told of `alone`: the same evidence twice for each chain would make a big answer.
-                why = made.model_copy(update={"conflict": None, "paths": []})
+                why = Built(kind=made.kind, base=made.base, tip=made.tip, tree=made.tree, reason=made.reason)
                 return BuiltChain(made=given.made, steps=steps, stopped=why, alone=alone)
             steps.append(made)
             tip = made.sha
@@ -58,7 +62,8 @@ class ChainBuilder:
             return Built(kind="policy", base=base, reason=f"its commits cannot be read: {type(error).__name__} {error}")
         if built.tip is None or built.tree is None:  # none, or landed earlier
             return built
-        return Step(op=op, sha=built.tip, tree=built.tree)
+        step = Step(op=op, sha=built.tip, tree=built.tree)
+        return (self._look and self._look(candidate, base, step)) or step
 
 
 def pin_chains(git: Git, target: str, tips: Collection[str]) -> None:

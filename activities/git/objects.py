@@ -74,6 +74,10 @@ class Objects:
         self._exactly(1)
         return content
 
+    def folder(self, tree: str) -> dict[str, tuple[str, str]]:
+        """What a tree holds, by name: mode and object. Raises Unreadable."""
+        return {os.fsdecode(name): entry for name, entry in self._entries(tree).items()}
+
     def changes(self, old: str, new: str) -> list[Change]:
         """Every file that differs between two commits or trees, in the order of paths; a renamed one is two.
 

@@ -4,7 +4,7 @@ they stand in `order`.
 * A candidate whose landing would touch files that the user has changed in a checkout of the target is *held*: it is
   tried again after 2 s, 4 s ... at most 60 s, behind all that is not held; after five minutes it has its place all the
   same. Nothing of the user's is touched.
-* What changes protected paths waits for an operator's `allow`.
+* What changes protected paths waits for an operator's `allow`; once more, when what would land changes others as well.
 * What depends on another task waits until that one has landed, or is ahead of it in the queue.
 * Every candidate gets exactly one answer. Sent again after it landed, it gets that answer again; sent again after
   anything else, it is a new try.
@@ -99,11 +99,11 @@ def held(entry: QueueEntry, reason: str, now: float) -> QueueEntry:
 
 def short(entry: QueueEntry) -> QueueEntry:
     """A thousand of them travel with the queue."""
-    protected = _few(entry.protected, MOST_PATHS)
+    protected = few(entry.protected, MOST_PATHS)
     return entry.model_copy(update={"title": entry.title[:MOST_CHARACTERS], "protected": protected})
 
 
-def _few(lines: Sequence[str], most: int) -> list[str]:
+def few(lines: Sequence[str], most: int) -> list[str]:
     return [line[:REMEMBERED_LINE] for line in lines[:most]]
 
 
@@ -112,10 +112,10 @@ def remember(recent: Sequence[MergeAnswer], answer: MergeAnswer) -> list[MergeAn
     evidence = answer.evidence
     cut = evidence.model_copy(
         update={
-            "files": _few(evidence.files, 10),
-            "stages": _few(evidence.stages, 5),
-            "messages": _few(evidence.messages, 5),
-            "landed_by": _few(evidence.landed_by, 10),
+            "files": few(evidence.files, 10),
+            "stages": few(evidence.stages, 5),
+            "messages": few(evidence.messages, 5),
+            "landed_by": few(evidence.landed_by, 10),
             "gates": [
                 gate.model_copy(update={"tail": tail(gate.tail, REMEMBERED_TAIL)}) for gate in evidence.gates[:3]
             ],
