@@ -15,23 +15,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from activities import secret_scan
+from activities.contents import Reader, by_content, by_message
 from activities.contracts import Finding, GateResult
 from activities.faults.policy import RULES
 from activities.git import change
 from activities.git.change import Entry
-from activities.git.repository import Repository, printable
+from activities.git.repository import Repository
 from activities.git.run import IDENTITY, Git
 from activities.policy import Rules, by_amount, by_commit, by_link, by_path, by_size, by_twin
 from activities.protected import SETTINGS_FILE, policy_settings, queue_settings
 from activities.settings import Strategy
 from activities.site import short_ref, write_atomically
 
-SCANNED_BYTES = 8 * 2**20
-"""A larger file is not read for secrets and markers; `max_file_kb` keeps such files out."""
-LONGEST_PATH = 4_096
-AT_ONCE_BYTES = 32 * 2**20
-"""Of files in memory together."""
 TABLE_BYTES = 2_900
 """All of it is to be seen in the prompt, as the end of a gate's log (`prompting.EVIDENCE_BYTES`)."""
 MOST_SHOWN = 20
@@ -69,7 +64,8 @@ def look(
 ) -> Looked:
     """At what `head` would change on `base`, the target; `tree`: what comes out, where that was built already.
 
-    A secret is looked for in every commit that would land, the other rules for files look at what comes out.
+    A secret is looked for in every commit that would land and in its message, the other rules for files look at what
+    comes out.
     """
     fork = repository.merge_base(base, head)
     if fork is None:
@@ -78,9 +74,10 @@ def look(
     with repository.git() as git:
         before, after = (base, tree) if tree else _outcome(git, base, fork, head)
         entries, lines = change.changed(git, before, after)
-        commits = change.commits(git, base, head) if strategy != "squash" else []
+        messages = change.commits(git, base, head)
+        commits = messages if strategy != "squash" else []
         single = change.steps(git, commits) if len(commits) > 1 and rules.on("secret") else []
-        reader = _Reader(git, [*entries, *single])
+        reader = Reader(git, [*entries, *single])
         found = [
             *by_path(rules, entries),
             *by_amount(rules, lines),
@@ -88,7 +85,8 @@ def look(
             *by_commit(rules, commits, ours, time.time()),
             *by_link(rules, reader.links()),
             *_twins(git, rules, base, before, after, entries),
-            *_by_content(rules, reader),
+            *by_content(rules, reader),
+            *by_message(rules, messages, whole=strategy != "squash"),
         ]
     order = {rule: place for place, rule in enumerate(RULES)}
     found.sort(key=lambda one: (one.severity != "mend", order[one.rule], one.path, one.line, one.text))
@@ -166,97 +164,6 @@ def table(found: Sequence[Finding]) -> str:
 def _cell(text: str) -> str:
     cut = text if len(text) <= CELL else f"{text[: CELL // 2]}…{text[-CELL // 2 :]}"
     return cut.replace("|", "\\|").replace("`", "\\`")
-
-
-# --- what takes reading more than the list of changes ------------------------------------------------------------
-
-
-class _Reader:
-    """The files of a change, a few megabytes at a time."""
-
-    def __init__(self, git: Git, entries: Sequence[Entry]) -> None:
-        self.git = git
-        self.entries = list({(entry.path, entry.new): entry for entry in reversed(entries)}.values())[::-1]
-        """The first of each version: those of the whole change before those of its commits."""
-        kept = [entry for entry in self.entries if not entry.is_gone and entry.mode != change.SUBMODULE]
-        self.sizes = change.sizes(git, {blob for entry in kept for blob in (entry.new, *entry.olds)})
-
-    def links(self) -> Iterator[tuple[str, str]]:
-        """Symbolic links and where they point to. What is too long to be a path leads nowhere that is known."""
-        there = [entry for entry in self.entries if entry.mode == change.LINK and not entry.commit]
-        short = {entry.new for entry in there if self.sizes.get(entry.new, LONGEST_PATH) < LONGEST_PATH}
-        found = change.contents(self.git, short)
-        return ((entry.path, printable(found.get(entry.new, b"/..."))) for entry in there)
-
-    def texts(self) -> Iterator[tuple[Entry, list[str], list[int]]]:
-        """Every version of a text file: its lines, and which of them are in none of those that it was before."""
-        before = {blob for entry in self.entries if not entry.commit for blob in entry.olds}
-        files = [
-            entry
-            for entry in self.entries
-            if entry.mode in change.FILES and entry.new not in before and self._fits(entry.new)
-        ]
-        for some in self._portions(files):
-            found = change.contents(self.git, {blob for entry in some for blob in self._wanted(entry)})
-            for entry in some:
-                if b"\0" in found[entry.new][:8_000]:
-                    continue
-                known = {line for blob in self._wanted(entry)[1:] for line in found[blob].split(b"\n")}
-                lines = found[entry.new].split(b"\n")
-                added = [index for index, line in enumerate(lines) if line not in known]
-                yield entry, [line.decode("utf-8", "replace") for line in lines], added
-
-    def _fits(self, blob: str) -> bool:
-        return self.sizes.get(blob, SCANNED_BYTES) < SCANNED_BYTES
-
-    def _wanted(self, entry: Entry) -> list[str]:
-        return [entry.new, *filter(self._fits, entry.olds)]
-
-    def _portions(self, files: Iterable[Entry]) -> Iterator[list[Entry]]:
-        some, together = list[Entry](), 0
-        for entry in files:
-            size = sum(self.sizes[blob] for blob in self._wanted(entry))
-            if some and together + size > AT_ONCE_BYTES:
-                yield some
-                some, together = [], 0
-            some.append(entry)
-            together += size
-        if some:
-            yield some
-
-
-def _by_content(rules: Rules, reader: _Reader) -> Iterator[Finding]:
-    if not (rules.on("secret") or rules.on("markers")):
-        return
-    told = set()
-    for entry, lines, added in reader.texts():
-        if not entry.commit and rules.looks("markers", entry.path) and (line := _marker(lines, added)):
-            yield rules.finding("markers", "conflict markers", entry.path, line)
-        if not rules.looks("secret", entry.path):
-            continue
-        for secret in secret_scan.scan(entry.path, lines, added, rules.policy.detectors):
-            if secret.fingerprint in told or secret.fingerprint in rules.policy.not_secret:
-                continue
-            told.add(secret.fingerprint)
-            if finding := _secret(rules, entry, secret):
-                yield finding
-
-
-def _secret(rules: Rules, entry: Entry, secret: secret_scan.Secret) -> Finding | None:
-    if secret.claimed and rules.policy.secret_pragma == "allow":
-        return None
-    where = f" in commit {entry.commit[:10]}" if entry.commit else ""
-    claim = ", said to be none" if secret.claimed else ""
-    text = f"{secret.kind}{where}{claim}, fingerprint {secret.fingerprint}"
-    found = rules.finding("secret", text, entry.path, secret.line)
-    return found.model_copy(update={"severity": "approve"}) if secret.claimed else found
-
-
-def _marker(lines: Sequence[str], added: Sequence[int]) -> int:
-    """Number of the line where a conflict begins that also ends in what was added; 0: there is none."""
-    begin = next((index for index in added if lines[index].startswith("<<<<<<< ")), None)
-    ends = any(lines[index].startswith(">>>>>>> ") for index in added)
-    return 0 if begin is None or not ends else begin + 1
 
 
 def _twins(git: Git, rules: Rules, base: str, before: str, after: str, entries: Sequence[Entry]) -> Iterator[Finding]:

@@ -6,11 +6,13 @@ what they find at its provider.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain as joined
 from typing import Any
 
 WINDOW, OVERLAP = 2_000, 300
@@ -74,6 +76,28 @@ def scan(path: str, lines: Sequence[str], added: Iterable[int], detectors: Seque
             claimed = _is_claimed(path, line, lines[index - 1] if index else "")
             for kind, values in sorted(found.items()):
                 yield Secret(kind, _fingerprint(kind, path, *sorted(values)), index + 1, claimed)
+
+
+def scan_pieces(path: str, pieces: Iterable[bytes], detectors: Sequence[str]) -> Iterator[Secret]:
+    """In all of a file, however large, and whatever it holds: what is no text is looked through as if it were some.
+
+    Of a secret in a binary file the line is not told.
+    """
+    decoder: codecs.IncrementalDecoder | None = None
+    rest, before, is_text = "", 0, True
+    for piece in joined(pieces, [b""]):
+        if decoder is None:
+            wide = piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            is_text = wide or b"\0" not in piece
+            decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8")("replace")
+        text = rest + decoder.decode(piece, final=not piece)
+        *lines, rest = text.split("\n")
+        if len(rest) > WINDOW or not piece:
+            lines.append(rest)
+            rest = rest[-OVERLAP:]
+        for found in scan(path, lines, range(len(lines)), detectors):
+            yield replace(found, line=before + found.line if is_text else 0)
+        before += text.count("\n")
 
 
 def _may_find(plugin: Any, text: str) -> bool:

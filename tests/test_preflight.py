@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from temporalio.exceptions import ApplicationError
 
+from activities import contents
 from activities.contracts import Finding
 from activities.faults.policy import RULES
 from activities.git.repository import Repository, open_repository
@@ -183,6 +184,56 @@ def test_a_secret_that_is_only_in_the_history_would_land_too(repo: Path) -> None
     assert finding.told().startswith(f"secret: a.py:2: GitHub Token in commit {first[:10]}, fingerprint ")
     assert "git merge-base HEAD origin/main" in finding.remedy
     assert look(repo, head, "squash") == []
+
+
+def test_a_secret_in_a_message_would_land_too(repo: Path) -> None:
+    first = committed(repo, {}, f"more\n\nwith {TOKEN}")
+    head = made(repo, {"a": "1\n"}, base=first)
+    [finding] = look(repo, head)
+    assert finding.told().startswith(f"secret: GitHub Token in the message of commit {first[:10]}, fingerprint ")
+    assert TOKEN not in finding.model_dump_json()
+    assert look(repo, head, not_secret=[finding.text.split()[-1]]) == []
+    assert look(repo, head, off=["secret"]) == []
+    assert look(repo, head, "squash") == []  # of the commits that are squashed their subjects are told
+    assert [one.rule for one in look(repo, committed(repo, {}, f"use {TOKEN}"), "squash")] == ["secret"]
+
+
+WIDE = "\ufeff" + "x = 1\r\n" * 3
+BINARY: list[tuple[bytes, bytes]] = [
+    (b"\0\1\2" * 3_000 + TOKEN.encode(), b"\0\1\2" * 3_000 + b"ghp_"),
+    (b"\0ELF" + KEY.encode() + b"\0", b"\0ELF-----BEGIN CERTIFICATE-----\0"),
+    ((WIDE + TOKEN).encode("utf-16-le"), WIDE.encode("utf-16-le")),
+]
+
+
+@pytest.mark.parametrize(("bad", "good"), BINARY)
+def test_a_secret_in_a_binary_file(tmp_path: Path, bad: bytes, good: bytes) -> None:
+    repo = make_repo(tmp_path / "repo", {"old.bin": bad})
+    for number, content in enumerate((bad, good, bad + b"\0more")):
+        (repo / "old.bin").write_bytes(bad)
+        git(repo, "checkout", "-qB", f"b{number}", "main")
+        commit(repo, {"new.bin": content} if number < 2 else {"old.bin": content})
+    found = [look(repo, f"b{number}", binaries=["*.bin"]) for number in range(3)]
+    assert [[(one.rule, one.path) for one in some] for some in found] == [[("secret", "new.bin")], [], []]
+
+
+def test_a_large_file_is_looked_through_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in (("SMALL_BYTES", 2_000), ("LARGE_BYTES", 3_000_000)):
+        monkeypatch.setattr(contents, name, number)
+    lines = ["x" * 99] * 11_000
+    old = [*lines, TOKEN]
+    repo = make_repo(tmp_path / "repo", {"old.txt": "\n".join(old)})
+    lines[10_500] = f"key = '{TOKEN}'"
+    long = "x" * (2**20 - 20) + TOKEN + "x" * 5_000
+    head = made(repo, {"a.txt": "\n".join(lines), "b.txt": long, "old.txt": "\n".join([*old, "more"])})
+    found = look(repo, head, max_file_kb=10_000, max_lines=100_000)
+    assert [(one.rule, one.severity, one.path, one.line) for one in found] == [
+        ("secret", "mend", "a.txt", 10_501),
+        ("secret", "mend", "b.txt", 1),
+        ("secret", "approve", "old.txt", 0),
+    ]
+    assert "too large to be looked through" in found[-1].text
+    assert look(repo, made(repo, {"old.txt": "\n".join([*old, "more"])}), max_file_kb=10_000, max_lines=100_000) == []
 
 
 def test_what_a_merge_brings_from_the_target_is_not_looked_at(tmp_path: Path) -> None:

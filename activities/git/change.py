@@ -36,6 +36,9 @@ class Entry:
     def is_gone(self) -> bool:
         return not self.new.strip("0")
 
+    def where(self) -> str:
+        return f" in commit {self.commit[:10]}" if self.commit else ""
+
 
 @dataclass(frozen=True)
 class Commit:
@@ -47,6 +50,8 @@ class Commit:
     dates: tuple[int, int]
     """Of author and committer, in seconds since the epoch."""
     subject: str
+    message: str
+    """All of it, the subject included."""
 
 
 def changed(git: Git, fork: str, head: str) -> tuple[list[Entry], dict[str, int | None]]:
@@ -94,12 +99,12 @@ def _entry(facts: bytes, path: bytes, commit: str = "") -> Entry:
 
 def commits(git: Git, base: str, head: str) -> list[Commit]:
     """Those of `head` that are not in `base`, the newest first."""
-    form = "%x00".join(("%H", "%P", "%ae", "%ce", "%at", "%ct", "%s"))
+    form = "%x00".join(("%H", "%P", "%ae", "%ce", "%at", "%ct", "%s", "%B"))
     log = git.run("log", "-z", f"--format={form}", f"{base}..{head}", "--").stdout
     fields = [printable(field) for field in log.split(b"\0")]
     return [
-        Commit(sha, " " in parents, author, committer, (_seconds(at), _seconds(ct)), subject)
-        for sha, parents, author, committer, at, ct, subject in zip(*[iter(fields)] * 7, strict=False)
+        Commit(sha, " " in parents, author, committer, (_seconds(at), _seconds(ct)), subject, message)
+        for sha, parents, author, committer, at, ct, subject, message in zip(*[iter(fields)] * 8, strict=False)
     ]
 
 

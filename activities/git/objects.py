@@ -74,6 +74,19 @@ class Objects:
         self._exactly(1)
         return content
 
+    def pieces(self, sha: str, size: int = 2**20) -> Iterator[bytes]:
+        """Content of an object that may be too large for the memory: to be read to its end before the next question.
+
+        Raises Unreadable.
+        """
+        found = self._ask("contents", sha)
+        if found is None:
+            raise Unreadable(f"{sha} is missing")
+        whole = int(found[2])
+        for at in range(0, whole, size):
+            yield self._exactly(min(size, whole - at))
+        self._exactly(1)
+
     def folder(self, tree: str) -> dict[str, tuple[str, str]]:
         """What a tree holds, by name: mode and object. Raises Unreadable."""
         return {os.fsdecode(name): entry for name, entry in self._entries(tree).items()}
