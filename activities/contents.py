@@ -40,6 +40,10 @@ class Reader:
         """The first of each version: those of the whole change before those of its commits."""
         kept = [entry for entry in self.entries if not entry.is_gone and entry.mode != change.SUBMODULE]
         self.sizes = change.sizes(git, {blob for entry in kept for blob in (entry.new, *entry.olds)})
+        before = {blob for entry in self.entries if not entry.commit for blob in entry.olds}
+        there = (entry for entry in self.entries if entry.mode in change.FILES and entry.new in self.sizes)
+        self.new = [entry for entry in there if entry.new not in before]
+        """Versions of files whose content was in none before."""
 
     def links(self) -> Iterator[tuple[str, str]]:
         """Symbolic links and where they point to. What is too long to be a path leads nowhere that is known."""
@@ -49,23 +53,24 @@ class Reader:
         return ((entry.path, printable(found.get(entry.new, b"/..."))) for entry in there)
 
     def versions(self) -> Iterator[tuple[Entry, Contents]]:
-        """Every version of a file that is not where it was before; and what is small of it and of what it was."""
-        before = {blob for entry in self.entries if not entry.commit for blob in entry.olds}
-        there = (entry for entry in self.entries if entry.mode in change.FILES and entry.new in self.sizes)
-        new = [entry for entry in there if entry.new not in before]
-        for some in self._portions(new):
+        """Those that are new; and what is small of each and of what it was."""
+        for some in self._portions():
             found = change.contents(self.git, {blob for entry in some for blob in self._small(entry)})
             yield from ((entry, found) for entry in some)
 
     def pieces(self, blob: str, small: Contents) -> Iterator[bytes]:
         return iter([small[blob]]) if blob in small else self.git.objects.pieces(blob)
 
+    def is_binary(self, blob: str, small: Contents) -> bool:
+        start, *_ = (piece[:_START_BYTES] for piece in self.pieces(blob, small))
+        return b"\0" in start
+
     def _small(self, entry: Entry) -> list[str]:
         return [blob for blob in (entry.new, *entry.olds) if self.sizes.get(blob, SMALL_BYTES) < SMALL_BYTES]
 
-    def _portions(self, files: Iterable[Entry]) -> Iterator[list[Entry]]:
+    def _portions(self) -> Iterator[list[Entry]]:
         some, together = list[Entry](), 0
-        for entry in files:
+        for entry in self.new:
             size = sum(self.sizes[blob] for blob in self._small(entry))
             if some and together + size > AT_ONCE_BYTES:
                 yield some
@@ -77,13 +82,16 @@ class Reader:
 
 
 def by_content(rules: Rules, reader: Reader) -> Iterator[Finding]:
-    if not (rules.on("secret") or rules.on("markers")):
+    if not rules.on("secret", "markers", "binary"):
         return
     told, room = set[str](), LARGE_BYTES
     for entry, small in reader.versions():
         path, size = entry.path, reader.sizes[entry.new]
         looks = rules.looks("secret", path)
-        if entry.new in small and not _is_binary(small[entry.new]):
+        binary = (entry.new in small or bool(entry.commit)) and reader.is_binary(entry.new, small)
+        if binary and entry.commit and rules.forbids_binary(path):
+            yield rules.finding("binary", f"binary file of {size} bytes{entry.where()}", path)
+        if entry.new in small and not binary:
             lines, added = _added(entry, small)
             if not entry.commit and rules.looks("markers", path) and (line := _marker(lines, added)):
                 yield rules.finding("markers", "conflict markers", path, line)
@@ -144,10 +152,6 @@ def _added(entry: Entry, small: Contents) -> tuple[list[str], list[int]]:
     lines = small[entry.new].split(b"\n")
     added = [index for index, line in enumerate(lines) if line not in known]
     return [line.decode("utf-8", "replace") for line in lines], added
-
-
-def _is_binary(content: bytes) -> bool:
-    return b"\0" in content[:_START_BYTES]
 
 
 def _marker(lines: Sequence[str], added: Sequence[int]) -> int:

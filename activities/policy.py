@@ -33,11 +33,15 @@ class Rules:
     def digest(self) -> str:
         return hashlib.sha256(f"{self.policy.model_dump_json()}\0{self.protected}".encode()).hexdigest()
 
-    def on(self, rule: PolicyRule) -> bool:
-        return rule not in self.policy.off
+    def on(self, *rules: PolicyRule) -> bool:
+        """Any of these."""
+        return any(rule not in self.policy.off for rule in rules)
 
     def looks(self, rule: PolicyRule, path: str) -> bool:
         return self.on(rule) and not matches(self.policy.exempt.get(rule, ()), path)
+
+    def forbids_binary(self, path: str) -> bool:
+        return self.looks("binary", path) and not matches(self.policy.binaries, path)
 
     def finding(self, rule: PolicyRule, text: str, path: str = "", line: int = 0) -> Finding:
         severity = "approve" if rule in self.policy.approve else RULES[rule].severity
@@ -107,6 +111,7 @@ def by_amount(rules: Rules, lines: Mapping[str, int | None]) -> Iterator[Finding
 def by_size(
     rules: Rules, entries: Iterable[Entry], sizes: Mapping[str, int], lines: Mapping[str, int | None]
 ) -> Iterator[Finding]:
+    """`lines`: see `change.changed`; of what only a single commit has the content says whether it is binary."""
     most = rules.policy.max_file_kb
     for entry in entries:
         if entry.mode not in FILES:
@@ -114,9 +119,9 @@ def by_size(
         size = sizes.get(entry.new, 0)
         was = max((sizes.get(old, 0) for old in entry.olds), default=0)
         if was <= most * 1_024 < size and rules.looks("size", entry.path):
-            yield rules.finding("size", f"{size / 1_024:.0f} KB, at most {most}", entry.path)
-        binary = lines.get(entry.path, 0) is None
-        if binary and rules.looks("binary", entry.path) and not matches(rules.policy.binaries, entry.path):
+            yield rules.finding("size", f"{size / 1_024:.0f} KB{entry.where()}, at most {most}", entry.path)
+        binary = not entry.commit and lines.get(entry.path, 0) is None
+        if binary and rules.forbids_binary(entry.path):
             yield rules.finding("binary", f"binary file of {size} bytes", entry.path)
 
 

@@ -64,8 +64,8 @@ def look(
 ) -> Looked:
     """At what `head` would change on `base`, the target; `tree`: what comes out, where that was built already.
 
-    A secret is looked for in every commit that would land and in its message, the other rules for files look at what
-    comes out.
+    What is in the history stays there: secrets, large and binary files are looked for in every commit that would land,
+    secrets also in its message. The other rules for files look at what comes out.
     """
     fork = repository.merge_base(base, head)
     if fork is None:
@@ -76,12 +76,12 @@ def look(
         entries, lines = change.changed(git, before, after)
         messages = change.commits(git, base, head)
         commits = messages if strategy != "squash" else []
-        single = change.steps(git, commits) if len(commits) > 1 and rules.on("secret") else []
+        single = change.steps(git, commits) if len(commits) > 1 and rules.on("secret", "size", "binary") else []
         reader = Reader(git, [*entries, *single])
         found = [
             *by_path(rules, entries),
             *by_amount(rules, lines),
-            *by_size(rules, entries, reader.sizes, lines),
+            *by_size(rules, [*entries, *(one for one in reader.new if one.commit)], reader.sizes, lines),
             *by_commit(rules, commits, ours, time.time()),
             *by_link(rules, reader.links()),
             *_twins(git, rules, base, before, after, entries),

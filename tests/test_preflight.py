@@ -186,6 +186,27 @@ def test_a_secret_that_is_only_in_the_history_would_land_too(repo: Path) -> None
     assert look(repo, head, "squash") == []
 
 
+@pytest.mark.parametrize(("rule", "content"), [("size", "x" * 2_000), ("binary", b"\0")])
+def test_what_is_only_in_the_history_stays_there(repo: Path, rule: PolicyRule, content: bytes | str) -> None:
+    first = made(repo, {"a": content, "b.png": b"\0", "ci/run": "x" * 1_000})
+    head = made(repo, {"a": "1\n", "b.png": None, "ci/run": None}, base=first)
+    last = made(repo, {"ci/run": "true\n"}, base=head)  # as it was before
+    [finding] = look(repo, last, max_file_kb=1)
+    assert (finding.rule, finding.severity, finding.path) == (rule, "mend", "a")
+    assert f" in commit {first[:10]}" in finding.text
+    assert "git merge-base HEAD origin/main" in finding.remedy
+    assert look(repo, last, "squash", max_file_kb=1) == look(repo, last, max_file_kb=1, off=[rule]) == []
+    assert look(repo, last, max_file_kb=1, exempt={rule: ["a"]}) == []
+
+
+def test_a_large_binary_file_of_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "SMALL_BYTES", 100)
+    repo = make_repo(tmp_path / "repo")
+    head = made(repo, {"a": None}, base=made(repo, {"a": b"\0" * 2_000_000, "b": "x\n" * 99}))
+    head = made(repo, {"b": None}, base=head)
+    assert [(one.rule, one.path) for one in look(repo, head, max_file_kb=9_000)] == [("binary", "a")]
+
+
 def test_a_secret_in_a_message_would_land_too(repo: Path) -> None:
     first = committed(repo, {}, f"more\n\nwith {TOKEN}")
     head = made(repo, {"a": "1\n"}, base=first)

@@ -44,17 +44,18 @@ RULES: dict[PolicyRule, Rule] = {
     ),
     "size": Rule(
         "mend",
-        "a file that becomes larger than `max_file_kb`",
-        "Do not commit large files. Take them out, or make them smaller.",
+        "a file that becomes larger than `max_file_kb`, in any commit that would land",
+        f"Do not commit large files. Take them out, or make them smaller; and out of the history too: {_REWRITE}.",
     ),
     "binary": Rule(
         "mend",
-        "a binary file that `binaries` does not name",
-        "Do not commit binary files. Take them out, and have .gitignore name them if a tool makes them.",
+        "a binary file that `binaries` does not name, in any commit that would land",
+        "Do not commit binary files. Take them out, and have .gitignore name them if a tool makes them; and out of the "
+        f"history too: {_REWRITE}.",
     ),
     "secret": Rule(
         "mend",
-        "an added line, in any commit that would land, that looks like a key, a token or a private key",
+        "what looks like a key, a token or a private key: added in any commit that would land, or in its message",
         f"Take it out of the files and out of the history: {_REWRITE}. Have the program read it from its environment. "
         "What only looks like a secret: end its line with a comment `pragma: allowlist secret`, and a person decides.",
     ),
