@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from temporalio.exceptions import ApplicationError
+
 from activities.contracts import TurnInput
 from activities.git.worktree import Worktree
 from activities.home import Home
 from activities.masking import MASKS
+from activities.policy_told import told
+from activities.preflight import rules_on
 from activities.prompts import render
+from activities.settings import Strategy
 from activities.site import read_json, short_ref
 
 EVIDENCE_BYTES = 3_000
@@ -53,6 +58,7 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
         "acceptance": task["acceptance"],
         "files": task["files"],
         "gates": task["gates"],
+        "policy": _policy(given, worktree, task["delivery"]["strategy"]),
         "plan": plan,
         "notes": read_json(home.run(given.ref.key) / "setup.json").get("notes", []),
         "detail": given.detail,
@@ -88,6 +94,17 @@ def _extra(given: TurnInput, worktree: Worktree) -> list[str]:
     repository = worktree.repository
     found = (repository.read_file(repository.tip(given.ref.target), path) for path in given.agent.prompts)
     return [content.decode("utf-8", "replace") for content in found if content is not None]
+
+
+def _policy(given: TurnInput, worktree: Worktree, strategy: Strategy) -> list[str]:
+    """Of the target as it is now. What is wrong with its settings is told when the work is collected."""
+    if given.role == "reviewer":
+        return []
+    repository = worktree.repository
+    try:
+        return told(rules_on(repository, given.ref.target, repository.tip(given.ref.target)), strategy)
+    except ApplicationError:
+        return []
 
 
 def _diff(home: Home, given: TurnInput, worktree: Worktree) -> dict[str, str]:

@@ -69,6 +69,7 @@ async def test_a_red_gate_goes_back_to_the_agent(kit: Kit) -> None:
 async def test_what_the_policy_finds_goes_back_to_the_agent_as_a_table(kit: Kit) -> None:
     """A secret, which is in a commit by the time that it is found: it must be out of the history too."""
     secret = "ghp_" + "0aB1" * 9
+    commit(kit.repo, {"mergewright.toml": "[policy]\nmax_lines = 50\n"})
     rewrite = "git reset -q --soft $(git merge-base HEAD origin/main) && sed -i s/ghp.*/none/ new.txt"
     agent = kit.agent(
         executor=[{"write": {"new.txt": f"{secret}\n"}, "commit": "one"}],
@@ -86,6 +87,8 @@ async def test_what_the_policy_finds_goes_back_to_the_agent_as_a_table(kit: Kit)
     first, second = (
         next((kit.home.root / "runs").glob(f"*/turns/{turn}-fixer/prompt.md")).read_text() for turn in ("002", "003")
     )
+    begun = next((kit.home.root / "runs").glob("*/turns/001-executor/prompt.md")).read_text()
+    assert "## What may land\n\n`mergewright.toml` on main says so:\n\n- At most 50 lines may be" in begun
     assert "| secret | new.txt:1 | GitHub Token, fingerprint " in first
     assert "git merge-base HEAD origin/main" in first
     assert "| secret | new.txt:1 | GitHub Token in commit " in second
