@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from activities.agents.base import Keeps
-from activities.config import BadConfig, SandboxSettings
+from activities.config import CONFIG_FILE, BadConfig, SandboxSettings
 from activities.git.clone import delete
 from activities.git.repository import Repository
 from activities.process import sandbox_problem
@@ -24,10 +24,21 @@ def wanted(settings: SandboxSettings) -> bool:
     problem = 'mode = "off"' if settings.mode == "off" else sandbox_problem()
     if settings.mode == "on" and problem:
         raise BadConfig(f'sandbox: mode = "on", and there can be none: {problem}')
-    closed = {settings.network_of_agents(), settings.network_of_gates()} != {"full"}
-    if closed and (why := problem or sandbox_problem("none")):
+    networks = {settings.network_of_agents(), settings.network_of_gates()} - {"full"}
+    # Where all of the internet may be reached a missing namespace takes away less than a missing sandbox.
+    insisted = settings.mode == "on" or any("*" not in network for network in networks)
+    if networks and insisted and (why := problem or sandbox_problem("none")):
         raise BadConfig(f'sandbox: only with one can the network be other than "full", and there can be none: {why}')
     return not problem
+
+
+def open_to_host(settings: SandboxSettings) -> str:
+    """Why commands in a sandbox reach what listens on this host and next to it; empty: they do not, or have none."""
+    if settings.mode == "off" or sandbox_problem():
+        return ""
+    if "full" in (settings.network_of_agents(), settings.network_of_gates()):
+        return f'network = "full" in {CONFIG_FILE}'
+    return sandbox_problem("none")
 
 
 def make(
@@ -41,7 +52,10 @@ def make(
     keeps: Sequence[Keeps] = (),
     network: Network,
 ) -> Sandbox:
-    """`box` gets what is missing in it. `env` is the command's, `data` the data folder, which is not seen."""
+    """`box` gets what is missing in it. `env` is the command's, `data` the data folder, which is not seen.
+
+    A network that cannot be kept from it is left open: who insists has been refused by `wanted`.
+    """
     temporary = temporary_of(box)
     home = Path(env.get("HOME") or Path.home())
     places = {home: box / "home", **dict.fromkeys((*TEMPORARY, Path(env.get("TMPDIR") or temporary)), temporary)}
@@ -61,6 +75,7 @@ def make(
         _copy(folder, kept.copied, instead)
     for source in instead.values():
         source.mkdir(parents=True, exist_ok=True)
+    network = "full" if sandbox_problem("none") else network
     sandbox = Sandbox(instead, tuple(write), tuple(read), (data, *named["hide"]), network)
     _clear_way(sandbox)
     return sandbox

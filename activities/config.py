@@ -105,7 +105,7 @@ class Environment(Model):
 
 
 _REFERENCE = re.compile(r"\$(\$?)([A-Za-z_]\w*)", re.ASCII)
-Host = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?$")]
+Host = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?)$")]
 Reach = Literal["full", "none"] | list[Host]
 
 
@@ -147,8 +147,9 @@ class SandboxSettings(Model):
     """Paths that may be written."""
     hide: list[str] = []
     """Paths that must not be seen."""
-    network: Reach = "full"
-    """`none`, or a list of hosts: `api.openai.com`, `*.openai.com`, `example.org:8443`."""
+    network: Reach = ["*"]
+    """`full`, `none`, or a list of hosts: `api.openai.com`, `*.openai.com`, `example.org:8443`, `127.0.0.1:5432`; `*`
+    is every host of the internet, but nothing that listens on this host or in its networks."""
     gate_network: Reach | None = None
     """Of gates; none: as `network`."""
     limits: Resources = Resources()

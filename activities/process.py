@@ -31,7 +31,7 @@ from activities.bubblewrap import has_namespaces, prefix, sandbox_problem
 from activities.disk_watch import DiskWatch, over_limit
 from activities.fence import Busy
 from activities.proxy import Proxy
-from activities.sandbox import PROXY_PORT, UNLIMITED, Limits, Sandbox, proxy_environment
+from activities.sandbox import PROXY_PORT, UNLIMITED, Limits, Sandbox, own_ports, proxy_environment
 from activities.transcript import Transcript
 
 __all__ = [
@@ -331,8 +331,9 @@ def _limits(command: Command) -> str:
         "files": limits.open_files,
         "nice": limits.nice or None,
         "dev": 1 if sandbox else None,
-        "port": PROXY_PORT if sandbox and not isinstance(sandbox.network, str) else None,
     }
+    if sandbox and not isinstance(sandbox.network, str):
+        given |= {f"port{port}": port for port in (PROXY_PORT, *own_ports(sandbox.network))}
     return ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
 
 

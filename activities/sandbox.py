@@ -39,7 +39,7 @@ PROXY_PORT = 3128
 """Where a sandbox with a list of hosts finds its proxy, on its own 127.0.0.1."""
 
 Network = Literal["full", "none"] | tuple[str, ...]
-"""All, nothing, or only these hosts, by way of a proxy."""
+"""All, nothing, or only these hosts, by way of a proxy; `*` among them is every host of the internet."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,13 @@ def proxy_environment(network: Network) -> dict[str, str]:
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     proxy = dict.fromkeys((*names, *map(str.lower, names)), f"http://127.0.0.1:{PROXY_PORT}")
     return {**proxy, **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"), "NODE_USE_ENV_PROXY": "1"}
+
+
+def own_ports(network: Network) -> dict[int, str]:
+    """Ports of this host's 127.0.0.1 that a network names, and by which name: they are at the same place inside."""
+    named = [entry.lower().rpartition(":") for entry in network] if not isinstance(network, str) else []
+    found = {int(port): name for name, _, port in named if name in ("localhost", "127.0.0.1")}
+    return {port: name for port, name in found.items() if port != PROXY_PORT and 0 < port < 2**16}
 
 
 def arguments(sandbox: Sandbox, cwd: Path) -> list[str]:

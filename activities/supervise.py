@@ -7,8 +7,9 @@ CONTROL      A socket. End of file there: whoever asked for the command is gone,
 ENVIRONMENT  A file with the command's whole environment, `NAME=value` and NUL for each. Ours is not inherited: what a
              task asks for (LD_PRELOAD) must not reach this program, and of the worker's nothing is to be seen here.
 LOCK         A locked file, or -1. Nobody else holds it, so it is free when this process is gone and not before.
-LIMITS       `name=number,…`, see `_Limits`; what is not named is unlimited. With `port`, a socket that listens there on
-             127.0.0.1 is made and sent to CONTROL: so whoever is outside of a network namespace can answer inside.
+LIMITS       `name=number,…`, see `_Limits`; what is not named is unlimited. For each `port…`, a socket that listens
+             there on 127.0.0.1 is made and sent to CONTROL: so whoever is outside of a network namespace can answer
+             inside.
 
 Rules:
 1. The command is over when it and all its descendants are gone. This process is the first one of a PID namespace, or
@@ -127,8 +128,9 @@ def main() -> None:
     with open(environment, "rb") as file:
         env = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if entry)
 
-    if "port" in limits.given:
-        _send_listener(control, limits.given["port"])
+    for name, port in limits.given.items():
+        if name.startswith("port"):
+            _send_listener(control, port)
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     pumps, stdout, stderr = _pipes()
     command = os.fork()
@@ -148,7 +150,10 @@ def _send_listener(control: int, port: int) -> None:
     import _socket
 
     listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-    listener.bind(("127.0.0.1", port))
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:  # a low one, which only root may have
+        return
     listener.listen(128)
     channel = _socket.socket(fileno=control)
     fd = listener.fileno().to_bytes(4, sys.byteorder)

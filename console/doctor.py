@@ -110,7 +110,7 @@ def _checks(asked: Asked, config: Config | None, about_config: Finding) -> Itera
         ]
 
     yield "host", host
-    yield "temporal", lambda: temporal(asked)
+    yield "temporal", lambda: temporal(asked, config)
     for name in asked.runtimes:
         for agent in agents_of(name, asked.model, config):
             one = Probe(config, agent, asked.timeout_seconds)
@@ -199,15 +199,16 @@ def _config(home: Path) -> tuple[Config | None, Finding]:
 # --- Temporal ------------------------------------------------------------------------------------
 
 
-async def temporal(asked: Asked) -> list[Finding]:
-    """The server and, if it is there, its workers."""
+async def temporal(asked: Asked, config: Config | None = None) -> list[Finding]:
+    """The server and, if it is there, its workers; and whether agents could command it."""
     address = asked.address or "the configured address"
 
     def broken(text: str, remedy: str) -> list[Finding]:
         return [Finding(name="temporal", state="error", text=text, remedy=remedy)]
 
     try:
-        address = connect_config(asked.address, asked.namespace)["target_host"]
+        known = connect_config(asked.address, asked.namespace)
+        address = known["target_host"]
         async with asyncio.timeout(RPC_SECONDS.total_seconds()):
             client = await connect(asked.address, asked.namespace)
         service = client.workflow_service
@@ -225,7 +226,14 @@ async def temporal(asked: Asked) -> list[Finding]:
     except TimeoutError:
         return broken(f"no answer from {address}", "name another --address, or start one with `python worker.py --dev`")
     text = f"{system.server_version} at {address}, namespace {client.namespace}"
+    settings = config.sandbox if config else SandboxSettings()
+    if not (known.get("tls") or known.get("api_key")) and (why := boxes.open_to_host(settings)):
+        text += f"; it asks nobody for a key, and agents or gates reach it: {why}"
+        return [Finding(name="temporal", state="warning", text=text, remedy=_CLOSED), worker]
     return [Finding(name="temporal", state="ok", text=text), worker]
+
+
+_CLOSED = 'name what they need instead, as ["*", "127.0.0.1:5432"], or give Temporal TLS and keys'
 
 
 async def _worker(client: Client, task_queue: str) -> Finding:

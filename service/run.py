@@ -180,6 +180,8 @@ def _sandbox(home: Home) -> str:
     try:
         settings = load(home.root).sandbox
         if boxes.wanted(settings):
+            if why := boxes.open_to_host(settings):
+                log.warning("agents or gates reach what listens on this host, Temporal perhaps", why=why)
             return "on"
     except BadConfig as problem:
         log.error("agents and gates cannot run", why=str(problem))

@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
+import socketserver
 import sys
 import threading
 import uuid
@@ -14,11 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from temporalio.client import Client
 
 from activities import boxes, process
+from activities.addresses import is_public
 from activities.agents.base import Keeps
 from activities.config import BadConfig, Config, Resources, SandboxSettings
 from activities.git.repository import open_repository
@@ -45,7 +49,7 @@ class Cell:
     mark: str = field(default_factory=lambda: f"cell-{uuid.uuid4().hex}")
     lines: list[str] = field(default_factory=list)
     limits: Limits = field(default_factory=lambda: Resources().limits())
-    network: Network = "full"
+    network: Network = ("*",)
     settings: SandboxSettings = field(default_factory=SandboxSettings)
     keeps: tuple[Keeps, ...] = ()
 
@@ -312,6 +316,13 @@ def server() -> Iterator[int]:
         serving.shutdown()
 
 
+@pytest.fixture
+def direct_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy of this machine's is in between."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 FETCH = """
 import sys, urllib.request
 try:
@@ -332,6 +343,7 @@ print(said)
 
 
 async def test_without_a_network_there_is_none_but_its_own(cell: Cell, server: int) -> None:
+    cell.network = "full"
     assert await cell.says(f"python3 -c '{FETCH}' http://127.0.0.1:{server}/") == "hello"
     cell.network = "none"
     assert "refused" in await cell.says(f"python3 -c '{FETCH}' http://127.0.0.1:{server}/")
@@ -339,11 +351,8 @@ async def test_without_a_network_there_is_none_but_its_own(cell: Cell, server: i
     assert (await cell.run(f"python3 -c '{own}'")).exit_code == 0
 
 
-async def test_only_hosts_of_the_list_are_reached(
-    cell: Cell, server: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.mark.usefixtures("direct_way")
+async def test_only_hosts_of_the_list_are_reached(cell: Cell, server: int, capfd: pytest.CaptureFixture[str]) -> None:
     cell.network = (f"localhost:{server}",)
     fetch = f"NO_PROXY= no_proxy= python3 -c '{FETCH}' http"
     said = await cell.says(
@@ -357,6 +366,86 @@ async def test_only_hosts_of_the_list_are_reached(
     assert "example.org:80" in capfd.readouterr().out
     direct = 'import socket; socket.create_connection(("1.1.1.1", 443), 5)'
     assert "unreachable" in await cell.says(f"python3 -c '{direct}'")
+
+
+@pytest.mark.usefixtures("direct_way")
+async def test_of_all_hosts_none_is_this_one_or_a_neighbour(cell: Cell, server: int, client: Client) -> None:
+    """Temporal, which asks nobody who they are, among them: by whatever name, address or notation."""
+    temporal = int(client.service_client.config.target_host.rpartition(":")[2])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        asked.connect(("192.0.2.99", 9))
+        ours = asked.getsockname()[0]
+    with socket.create_server((ours, 0)) as listening:
+        places = [f"{host}:{temporal}" for host in ("localhost", "127.0.0.1", "127.1", "0", "2130706433", "[::1]")]
+        places += [f"{host}:{temporal}" for host in ("0x7f.1", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "LOCALHOST.")]
+        places += [f"{ours}:{listening.getsockname()[1]}", "169.254.169.254:80", "10.0.0.1:443", f"127.0.0.1:{server}"]
+        said = await cell.says("".join(f"python3 -c '{CONNECT}' '{place}';" for place in places))
+    assert said.splitlines() == ["HTTP/1.1 403 Forbidden"] * len(places)
+    directly = f'import socket; socket.create_connection(("127.0.0.1", {temporal}), 5)'
+    assert "refused" in await cell.says(f"python3 -c '{directly}'")
+
+
+async def test_a_port_of_this_host_that_is_named_is_there(cell: Cell, server: int) -> None:
+    """Also for what speaks to no proxy."""
+    cell.network = ("*", place := f"127.0.0.1:{server}")
+    said = await cell.says(f"python3 -c '{FETCH}' http://{place}/; python3 -c '{CONNECT}' {place}")
+    assert said.splitlines() == ["hello", "HTTP/1.1 200 Connection establishedhello"]
+
+
+class _Above(socketserver.StreamRequestHandler):
+    """The proxy of a company: notes what it is asked, and answers for all the world."""
+
+    asked: ClassVar[list[bytes]] = []
+
+    def handle(self) -> None:
+        head = b""
+        while line := self.rfile.readline():
+            head += line
+            if line != b"\r\n":
+                continue
+            self.asked.append(head)
+            if b"refused.example" in head:
+                self.wfile.write(b"HTTP/1.1 407 Who are you\r\n\r\n")
+                head = b""
+            else:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\nabove\n")
+                return
+
+
+@pytest.mark.usefixtures("direct_way")
+async def test_by_way_of_another_proxy_no_neighbour_is_reached(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would look up the name where we cannot see it: and nobody speaks to it but for what we have judged."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Above) as above:
+        above.daemon_threads = True
+        threading.Thread(target=above.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://me:p%40ss@127.0.0.1:{above.server_address[1]}")
+        fetch = f"NO_PROXY= no_proxy= python3 -c '{FETCH}' http"
+        said = await cell.says(
+            f"{fetch}://name.example/x?y; {fetch}://127.0.0.1/; {fetch}://temporal/; {fetch}://db.internal/; "
+            f"for to in 127.1:7233 temporal:7233 refused.example:443; do python3 -c '{CONNECT}' $to; done"
+        )
+        above.shutdown()
+    forbidden = "HTTP Error 403: Forbidden"
+    assert said.splitlines() == ["above", *[forbidden] * 3, *["HTTP/1.1 403 Forbidden"] * 2, "HTTP/1.1 502 Bad Gateway"]
+    assert [head.split(b" HTTP")[0] for head in _Above.asked] == [
+        b"GET http://name.example:80/x?y", b"CONNECT refused.example:443",
+    ]  # fmt: skip
+    assert all(b"Proxy-Authorization: Basic bWU6cEBzcw==\r\n" in head for head in _Above.asked)
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("1.1.1.1", True), ("2606:4700::1111", True), ("64:ff9b::101:101", True), ("::ffff:1.1.1.1", True),
+        ("0.0.0.0", False), ("127.9.9.9", False), ("10.1.2.3", False), ("172.17.0.1", False), ("192.168.0.1", False),
+        ("100.64.0.1", False), ("169.254.169.254", False), ("224.0.0.1", False), ("255.255.255.255", False),
+        ("::", False), ("::1", False), ("fe80::1%lo", False), ("fd00:ec2::254", False), ("fec0::1", False),
+        ("ff02::1", False), ("::ffff:10.0.0.1", False), ("2002:7f00:1::", False), ("64:ff9b::a00:1", False),
+    ],
+)  # fmt: skip
+def test_which_addresses_are_of_the_internet(address: str, public: bool) -> None:
+    assert is_public(address) == public
 
 
 @pytest.mark.parametrize(
@@ -373,6 +462,7 @@ async def test_only_hosts_of_the_list_are_reached(
         (("a.example:8443",), "a.example", 8443, True),
         (("a.example:8443",), "a.example", 443, False),
         ((), "a.example", 443, False),
+        (("*",), "a.example", 443, False),
     ],
 )
 def test_which_hosts_are_allowed(hosts: tuple[str, ...], host: str, port: int, fits: bool) -> None:
@@ -462,6 +552,7 @@ def test_what_cannot_be_kept_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         boxes.wanted(SandboxSettings(mode="off", network="none"))
     monkeypatch.setenv("MERGEWRIGHT_NO_NAMESPACE", "1")
     assert not boxes.wanted(SandboxSettings())
+    assert not boxes.wanted(SandboxSettings(gate_network=["*", "127.0.0.1:5432"]))
     for settings in (
         SandboxSettings(mode="on"),
         SandboxSettings(network=["a.example"]),
@@ -485,6 +576,24 @@ def test_the_doctor_says_what_there_is(settings: dict[str, str], state: str, sai
     assert said in found.text
 
 
+@pytest.mark.parametrize(
+    ("settings", "state", "said"),
+    [
+        ({}, "ok", "namespace"),
+        ({"mode": "off"}, "ok", "namespace"),
+        ({"network": "full"}, "warning", 'agents or gates reach it: network = "full" in config.toml'),
+        ({"gate_network": "full"}, "warning", 'agents or gates reach it: network = "full" in config.toml'),
+    ],
+)
+async def test_the_doctor_says_when_agents_reach_temporal(
+    client: Client, tmp_path: Path, settings: dict[str, str], state: str, said: str
+) -> None:
+    asked = doctor.Asked((), tmp_path, "nobody-s", address=client.service_client.config.target_host)
+    found = await doctor.temporal(asked, Config(sandbox=SandboxSettings.model_validate(settings)))
+    assert (found[0].name, found[0].state) == ("temporal", state)
+    assert said in found[0].text
+
+
 # --- a task ----------------------------------------------------------------------------------------------------------
 
 
@@ -503,6 +612,7 @@ async def test_what_is_over_a_limit_is_told(kit: Kit) -> None:
 
 
 async def test_what_a_repository_says_narrows_the_network_of_a_gate(kit: Kit, server: int) -> None:
+    kit.configure(f'network = ["*", "127.0.0.1:{server}"]\n')
     work = kit.agent(executor=[{"write": {"new.txt": "new\n"}}])
     fetch = f"{sys.executable} -c '{FETCH}' http://127.0.0.1:{server}/ | grep -q"
     gates = [

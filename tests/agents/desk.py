@@ -102,7 +102,8 @@ class Desk:
         env = {**turn.env, **turn.agent.env}
         keeps = runtime(self.agent.runtime).keeps
         read = [turn.folder, CLIS.parent]
-        network: Network = (self.server.url.removeprefix("http://"),) if self.only_the_model else "full"
+        model = self.server.url.removeprefix("http://")
+        network: Network = (model,) if self.only_the_model else ("*", model)
         given = {"data": self.folder, "write": [self.repo], "read": read, "keeps": keeps, "network": network}
         return boxes.make(SandboxSettings(), self.box, env, **given)
 

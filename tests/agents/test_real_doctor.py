@@ -26,6 +26,8 @@ async def doctor(
     client: Client, folder: Path, scenario: Scenario, *args: str, code: int, **more: str
 ) -> tuple[str, ModelServer]:
     with ModelServer(scenario) as server:
+        with (folder / "config.toml").open("a") as config:
+            config.write(f'[sandbox]\nnetwork = ["*", "{server.url.removeprefix("http://")}"]\n')
         env = {**os.environ, **clients(server.url, folder / "home"), "PATH": path(), **more}
         done = await asyncio.to_thread(
             subprocess.run,
@@ -62,7 +64,7 @@ async def test_one_that_answers(client: Client, tmp_path: Path, agent: str) -> N
     assert one["tokens"] == 120
     assert one["cost_usd"] > 0
     assert len(server.requests) == 1
-    assert set(tmp_path.iterdir()) - before == {tmp_path / "home"}
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "home", tmp_path / "config.toml"}
     assert list((tmp_path / "home" / "tmp").glob("mergewright-*")) == []
 
 

@@ -21,6 +21,7 @@ DONE = say("All done.\nCOMPLETE_AND_READY_FOR_MERGE")
 def agent(runtime: str, server: ModelServer, kit: Kit) -> dict[str, Any]:
     home = kit.folder / "agent-home"
     home.mkdir(exist_ok=True)
+    kit.configure(f'network = ["*", "{server.url.removeprefix("http://")}"]\n')
     model = AGENTS[runtime].model
     return {"runtime": runtime, "model": model, "env": {**clients(server.url, home), "PATH": path()}}
 
