@@ -18,9 +18,18 @@ _UNITS = {"processes": (1, "")}
 
 def over_limit(name: str, used: int, limit: int) -> str:
     """For a person: `memory: 3.1 GB, and 2.0 GB are allowed`."""
-    size, unit = _UNITS.get(name, (10**9, " GB") if limit >= 10**8 else (10**6, " MB"))
+    size, unit = _UNITS.get(name, _unit(limit))
     digits = 0 if size == 1 else 1
     return f"{name}: {used / size:.{digits}f}{unit}, and {limit / size:.{digits}f}{unit} are allowed"
+
+
+def amount(count: int) -> str:
+    size, unit = _unit(count)
+    return f"{count / size:.1f}{unit}"
+
+
+def _unit(count: int) -> tuple[int, str]:
+    return (10**9, " GB") if count >= 10**8 else (10**6, " MB")
 
 
 class DiskWatch:

@@ -95,7 +95,8 @@ async def drive(
         return report, ended.seconds
     match ended.by:
         case "limit":
-            report.end, report.reason = "failed", f"ended, as it used more than it may: {ended.limit}"
+            report.end, report.limit = "failed", ended.limit
+            report.reason = f"ended, as it used more than it may: {ended.limit}"
         case "stopped":
             watch.judge(report)
         case "wall" if caps.agent_seconds is not None and caps.agent_seconds <= caps.wall_seconds:

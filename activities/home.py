@@ -70,6 +70,10 @@ class Home:
         """Home and temporary files in a sandbox. What a reviewer or a gate finds there, no author has left."""
         return self.run(key) / "box" / (role if role in ("reviewer", "gate", "setup") else "agent")
 
+    def overuse(self, key: str, role: str) -> Path:
+        """What the box's last turn used more of than it may."""
+        return self.run(key) / "overuse" / f"{self.box(key, role).name}.json"
+
     def repository(self, common_dir: Path) -> Path:
         return self.root / "repositories" / repository_id(common_dir)
 

@@ -12,6 +12,7 @@ from activities.contracts import TurnInput
 from activities.git.worktree import Worktree
 from activities.home import Home
 from activities.masking import MASKS
+from activities.overuse import noted
 from activities.policy_told import told
 from activities.preflight import rules_on
 from activities.prompts import render
@@ -81,6 +82,8 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
     parts = [render("task", **values)] if whole else []
     if given.messages or commits or given.overlaps:
         parts.append(render("news", **values))
+    if over := noted(home.overuse(given.ref.key, given.role)):
+        parts.append(render("overuse", over=over))
     return Prompt(MASKS.text(render("system", **values)), MASKS.text("\n".join([*parts, asked])))
 
 

@@ -21,7 +21,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities import boxes, fence, ports, process
+from activities import boxes, fence, overuse, ports, process
 from activities.agents import runtime, signals
 from activities.agents.base import Reader, Report, Runtime, Turn, with_estimate
 from activities.config import BadConfig, Config, agent_environment, load
@@ -245,7 +245,8 @@ def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
         outside=sandbox.outside if sandbox else lambda path: path,
     )
     before = None if sandbox else _look_before(folder, worktree)
-    return _Started(folder, worktree, found, turn, carried, caps, sandbox, config.sandbox.limits.limits(), before)
+    limits = overuse.with_room(config.sandbox.limits.limits(), overuse.noted(home.overuse(ref.key, given.role)))
+    return _Started(folder, worktree, found, turn, carried, caps, sandbox, limits, before)
 
 
 def _look_before(folder: Path, worktree: Worktree) -> guard.Guarded:
@@ -357,6 +358,10 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
     if given.commit is not None:
         save(started.worktree, task_id=given.ref.task_id, outcome=f"written by the {given.role}", kept=given.commit)
         started.worktree.put_back(given.commit)
+    notes = [*meanwhile.notes, *(["it was " + report.reason] if report.limit else [])]
+    tree = started.worktree.path
+    folders = {**(started.sandbox.instead if started.sandbox else {}), tree: tree}
+    overuse.note(home.overuse(given.ref.key, given.role), report.limit, folders)
     worker = given.role in WORKERS
     if worker:
         _keep_for_rewind(started.worktree, given)
@@ -380,7 +385,7 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         usage=report.usage,
         text=str(text),
         escape=Escape.model_validate(escape) if escape else None,
-        notes=[tail(MASKS.text(note), 300) for note in meanwhile.notes],
+        notes=[tail(MASKS.text(line), 300) for line in notes],
     )
 
 

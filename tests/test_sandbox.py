@@ -34,6 +34,7 @@ from console import doctor
 from tests.git.repos import git, make_repo
 from tests.kit import Kit, status_when
 from tests.test_process import STUBBORN_TREE, marked, start, until
+from workflows.contracts import TaskStatus
 
 pytestmark = pytest.mark.skipif(
     bool(process.sandbox_problem()), reason=f"no sandbox on this machine: {process.sandbox_problem()}"
@@ -595,6 +596,40 @@ async def test_the_doctor_says_when_agents_reach_temporal(
 
 
 # --- a task ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_agent_is_told_by_which_limit_it_was_ended_and_what_fills_the_disk(kit: Kit) -> None:
+    """It stays within it while it cleans up, although all of it is there: nothing is deleted but by itself."""
+    with kit.config.open("a") as file:
+        file.write("[sandbox.limits]\noutput_gb = 0.001\ndisk_gb = 0.03\n")
+    work = """
+        zeros() { head -c $1 /dev/zero >$2; }
+        echo x >>~/turns
+        case `wc -l <~/turns` in
+            1) mkdir many; for i in 1 2 3; do zeros 500000 many/$i; done
+               zeros 5000000 ~/kept; for i in 1 2 3 4; do zeros 10000000 part$i; done; sleep 60;;
+            2) yes;;
+            3) rm -r part* many;;
+        esac"""
+    agent = kit.agent(executor=[{"write": {"new.txt": "new\n"}, "shell": work}])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent))
+        result = await asyncio.wait_for(handle.result(), 60)
+        status = await handle.query("status", result_type=TaskStatus)
+    assert (result.outcome, result.turns) == ("merged", 3)
+    [warning] = status.warnings
+    assert warning.startswith("while executor turn 2 ran: it was ended, as it used more than it may: output: 1.")
+    [first, second, third] = [path.read_text() for path in sorted(kit.home.root.rglob("*-executor/prompt.md"))]
+    assert "more than it may" not in first
+    assert "had started: disk: " in second
+    told = [line for line in second.splitlines() if line.startswith("- ")]
+    assert told[0].startswith(f"- 10.0 MB `{kit.home.root}/worktrees/")
+    assert told[-2].startswith("- 5.0 MB `")
+    assert told[-2].endswith("/kept`")
+    assert told[-1].endswith("/many`/ (3 small files)")
+    assert "had started: output: 1." in third
+    assert [line for line in third.splitlines() if line.startswith("- ")] == told
+    assert git(kit.repo, "diff", "--name-only", "main~1", "main") == "new.txt"
 
 
 async def test_what_is_over_a_limit_is_told(kit: Kit) -> None:

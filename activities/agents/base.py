@@ -103,6 +103,8 @@ class Report:
     usage: Usage = field(default_factory=Usage)
     cumulative: dict[str, float] = field(default_factory=dict)
     """For the next turn's `Turn.previous`."""
+    limit: str = ""
+    """Of the host's, for which we ended it, and by how much; its name comes first."""
 
 
 class Reader:
