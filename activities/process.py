@@ -21,12 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
 
-from activities import fence
+from activities import cgroup, fence
 from activities.bubblewrap import has_namespaces, prefix, sandbox_problem
 from activities.disk_watch import DiskWatch, over_limit
 from activities.fence import Busy
@@ -141,8 +141,22 @@ async def run(
     held = await fence.take(lock)
     proxy = Proxy(command.sandbox.network if command.sandbox else "full", command.argv[0])
     disk = DiskWatch(_writable(command), command.limits.disk)
-    with held, Transcript(stdout, stderr, on_line) as transcript, closing(proxy), closing(disk):
-        child = Supervised(command, stdout=stdout, stderr=stderr, grace_seconds=grace_seconds, lock=held)
+    group = cgroup.of(command.limits)
+    with (
+        held,
+        Transcript(stdout, stderr, on_line) as transcript,
+        closing(proxy),
+        closing(disk),
+        closing(group) if group else nullcontext(),
+    ):
+        child = Supervised(
+            command,
+            stdout=stdout,
+            stderr=stderr,
+            grace_seconds=grace_seconds,
+            lock=held,
+            group=group.fd if group else None,
+        )
         held.close()  # the supervisor has it now; a worker that is frozen must not keep it
         started = time.monotonic()
         gone = child.gone(proxy.serve)
@@ -156,8 +170,9 @@ async def run(
         seconds = time.monotonic() - started
         await transcript.follow()
         transcript.finish()
+        over = disk.over or (group.over() if group else "")
     exit_code = child.exit_code()
-    limit = child.limit() or disk.over if by in ("exit", "limit") else ""
+    limit = child.limit() or over if by in ("exit", "limit") else ""
     by = "limit" if limit else by
     return Ended(exit_code if by == "exit" else None, by, seconds, limit)
 
@@ -167,7 +182,7 @@ class Supervised:
 
     Use it as a context manager, or call `stop`. Raises CannotStart for what can be known before the command is looked
     for; whether it was found is told by `alive` and by the file `stderr`. `lock` is a locked file that the supervisor
-    keeps open to its end.
+    keeps open to its end, `group` the `cgroup.procs` of the cgroup that the command is to be in.
     """
 
     def __init__(
@@ -178,6 +193,7 @@ class Supervised:
         stderr: Path,
         grace_seconds: float = 5.0,
         lock: BinaryIO | None = None,
+        group: int | None = None,
     ) -> None:
         self._name = command.argv[0]
         self._said = b""
@@ -203,14 +219,14 @@ class Supervised:
                         *([*namespace, "--"] if namespace else []),
                         *(sys.executable, "-I", "-S", "-X", "utf8", str(_SUPERVISE)),
                         *(str(theirs.fileno()), str(environment), str(lock_fd)),
-                        *(str(grace_seconds), _limits(command), "--", *command.argv),
+                        *(str(grace_seconds), _limits(command, group), "--", *command.argv),
                     ],
                     cwd=command.cwd,
                     env=_own_environment(),
                     stdin=stdin,
                     stdout=out,
                     stderr=err,
-                    pass_fds=[fd for fd in (theirs.fileno(), environment, lock_fd, *info) if fd >= 0],
+                    pass_fds=[fd for fd in (theirs.fileno(), environment, lock_fd, group or -1, *info) if fd >= 0],
                     start_new_session=True,  # Ctrl-C in the worker's terminal is for the worker
                 )
             except (OSError, ValueError) as error:
@@ -320,7 +336,7 @@ _TRANSCRIPT = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _LASTING = (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENOEXEC, errno.E2BIG, errno.ENAMETOOLONG, errno.ELOOP)
 
 
-def _limits(command: Command) -> str:
+def _limits(command: Command, group: int | None) -> str:
     """For the supervisor."""
     limits, sandbox = command.limits, command.sandbox
     given = {
@@ -331,6 +347,7 @@ def _limits(command: Command) -> str:
         "files": limits.open_files,
         "nice": limits.nice or None,
         "dev": 1 if sandbox else None,
+        "group": group,
     }
     if sandbox and not isinstance(sandbox.network, str):
         given |= {f"port{port}": port for port in (PROXY_PORT, *own_ports(sandbox.network))}

@@ -9,7 +9,7 @@ ENVIRONMENT  A file with the command's whole environment, `NAME=value` and NUL f
 LOCK         A locked file, or -1. Nobody else holds it, so it is free when this process is gone and not before.
 LIMITS       `name=number,…`, see `_Limits`; what is not named is unlimited. For each `port…`, a socket that listens
              there on 127.0.0.1 is made and sent to CONTROL: so whoever is outside of a network namespace can answer
-             inside.
+             inside. `group` is the open `cgroup.procs` of a cgroup that the command goes into.
 
 Rules:
 1. The command is over when it and all its descendants are gone. This process is the first one of a PID namespace, or
@@ -93,6 +93,11 @@ class _Limits:
         """On this process and those that it starts."""
         import resource
 
+        if "group" in self.given:
+            try:
+                os.write(self.given["group"], b"0")
+            except OSError:
+                pass  # it is watched all the same
         wanted = {resource.RLIMIT_NOFILE: self.given.get("files"), resource.RLIMIT_FSIZE: self.given.get("file")}
         if os.getpid() == 2 and "processes" in self.given:  # outside of a namespace all that the user runs would count
             # Root is exempt. For others a fork bomb stops growing here, and is still seen to be over its limit.
@@ -114,7 +119,7 @@ class _Limits:
 def main() -> None:
     control, environment, lock = (int(fd) for fd in sys.argv[1:4])
     grace, limits, argv = float(sys.argv[4]), _Limits(sys.argv[5]), [os.fsencode(arg) for arg in sys.argv[7:]]
-    for fd in (control, environment, lock):
+    for fd in (control, environment, lock, limits.given.get("group", -1)):
         if fd >= 0:
             os.set_inheritable(fd, False)
     prctl = None

@@ -33,7 +33,7 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities import boxes, process
+from activities import boxes, cgroup, process
 from activities.agents.base import one_line
 from activities.config import CONFIG_FILE, BadConfig, Config, SandboxSettings, load
 from activities.contracts import CleanedUp
@@ -106,6 +106,7 @@ def _checks(asked: Asked, config: Config | None, about_config: Finding) -> Itera
             disk(asked.home),
             *cleaned_up(asked.home),
             sandbox(config),
+            limits(),
             about_config,
         ]
 
@@ -194,6 +195,13 @@ def _config(home: Path) -> tuple[Config | None, Finding]:
     else:
         text = f"{home / CONFIG_FILE}: {', '.join(config.accounts)}"
     return config, Finding(name="config", state="ok", text=text)
+
+
+def limits() -> Finding:
+    """As this process is started: a worker in another unit may find it otherwise, and says so in its log."""
+    why = cgroup.problem()
+    text = f"looked at twice a second ({why})" if why else "kept by cgroups, too"
+    return Finding(name="limits", state="ok", text=text)
 
 
 # --- Temporal ------------------------------------------------------------------------------------

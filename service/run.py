@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporalio.worker import Interceptor, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from activities import boxes
+from activities import boxes, cgroup
 from activities.branches import BranchActivities
 from activities.config import BadConfig, load
 from activities.gates import GateActivities
@@ -138,6 +138,7 @@ async def run_worker(
     home.create()
     _learn_secrets(home)
     sandbox = _sandbox(home)
+    cgroups = cgroup.adopt() or "on"
     lifeline = Lifeline(home)
     site = Site(home=home, host=host, task_queue=task_queue, client=client, gate_slots=gate_slots)
     try:
@@ -146,7 +147,7 @@ async def run_worker(
             for worker in make_workers(site, agents, gate_slots, [lifeline, InputGuard()]):
                 await stack.enter_async_context(worker)
             log.info("worker is up", task_queue=task_queue, host=host, agents=agents, gate_slots=gate_slots,
-                     sandbox=sandbox, home=str(home.root), pid=os.getpid())  # fmt: skip
+                     sandbox=sandbox, cgroups=cgroups, home=str(home.root), pid=os.getpid())  # fmt: skip
             chores = [
                 asyncio.create_task(_every(GIVE_UP_EVERY, lambda: give_up_lost_activities(client, home))),
                 asyncio.create_task(_every(sweep_every, lambda: sweep(client, home))),

@@ -79,7 +79,7 @@ async def test_lines_are_aligned_and_say_what_to_do(client: Client, tmp_path: Pa
     path = programs(tmp_path / "bin", codex="echo codex-cli 0.169.0")
     flags = ("--no-probe", "--address", address(client), "--runtime", "codex", "--runtime", "gemini")
     *lines, blank, summary = (await doctor(tmp_path, *flags, code=0, env=path)).splitlines()
-    names = ["python", "git", "disk", "sandbox", "config", "temporal", "worker", "codex", "gemini"]
+    names = ["python", "git", "disk", "sandbox", "limits", "config", "temporal", "worker", "codex", "gemini"]
     assert [line.split()[1] for line in lines] == names
     column = lines[0].index("python")
     assert {line[column:].split()[0] for line in lines} == set(names)
