@@ -24,8 +24,8 @@ from activities.queue_contracts import Tested, TestInput
 from activities.results import Results
 from activities.rooms import Room, furnish
 from activities.settings import INVALID_TASK, SETUP_FAILED, GateSpec, WorktreeSettings, tail
-from activities.setup import linked, set_up_slot, tear_down_slot, worktree_settings
-from activities.site import Site, blocking, progress, worktree_of, write_atomically
+from activities.setup import linked, ready, set_up_slot, tear_down_slot, worktree_settings
+from activities.site import Site, blocking, progress, write_atomically
 
 log = structlog.get_logger()
 
@@ -62,8 +62,8 @@ class GateActivities:
 
     async def _in_worktree(self, given: GatesInput, logs: Path) -> list[GateResult]:
         ref = given.ref
-        worktree = await blocking(worktree_of, self.site.home, ref)
         (await fence.take(self.site.home.worktree_lock(ref.key))).close()
+        worktree = await ready(self.site.home, ref)
         # What a gate writes is no work: the tree is put back to the commit, also after one that was killed.
         if activity.info().attempt > 1:
             await blocking(worktree.put_back, given.commit)

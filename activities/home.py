@@ -63,6 +63,10 @@ class Home:
     def run(self, key: str) -> Path:
         return self.root / "runs" / key
 
+    def rebuilt(self, key: str) -> Path:
+        """There until a worktree that had to be rebuilt is set up again."""
+        return self.run(key) / "rebuilt"
+
     def turn(self, key: str, turn: int, role: str) -> Path:
         return self.run(key) / "turns" / f"{turn:03d}-{role}"
 

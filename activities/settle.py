@@ -18,7 +18,7 @@ from activities.git.repository import open_repository
 from activities.git.salvage import Saved, save
 from activities.git.worktree import Worktree, create
 from activities.home import Home
-from activities.setup import tear_down, was_ready
+from activities.setup import tear_down, undo_half_done
 from activities.site import task_branch, write_model
 
 
@@ -39,8 +39,8 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = Non
         saved = None
         if settled is None or path.exists():
             with suppress(WorktreeBroken):
-                if path.exists() and not was_ready(home, ref.key):
-                    worktree.put_back(worktree.base())  # what set-up has left half done is nobody's work
+                if path.exists():
+                    undo_half_done(home, worktree)
             also = () if landed_head else tuple(turns.kept(worktree).values())
             saved = _saved(worktree, partial(save, task_id=ref.task_id, outcome=outcome, kept=landed_head, also=also))
         if settled is None or saved is not None:

@@ -22,7 +22,8 @@ from temporalio.exceptions import ApplicationError
 
 from activities import ports, process
 from activities.config import BadConfig, load
-from activities.git import extras, lfs, slot, submodules
+from activities.contracts import TaskRef
+from activities.git import extras, lfs, slot, submodules, turns
 from activities.git.clone import WorktreeBroken
 from activities.git.extras import MADE
 from activities.git.repository import Repository, printable
@@ -32,7 +33,7 @@ from activities.place import Place, end_of, failed
 from activities.protected import INCLUDE_FILE, SETTINGS_FILE
 from activities.settings import TAIL, WorktreeSettings, explain
 from activities.setup_cache import Cache
-from activities.site import blocking, invalid, progress, read_json, write_atomically
+from activities.site import blocking, invalid, progress, read_json, worktree_of, write_atomically
 
 log = structlog.get_logger()
 
@@ -153,35 +154,69 @@ async def set_up_worktree(home: Home, worktree: Worktree, base: str, settings: W
 
     Returns what an agent and a person must know of the worktree. Raises ApplicationError as `set_up` does.
     """
-    note = _note(home, worktree.key)
-    if read_json(note).get("done"):
+    if read_json(_note(home, worktree.key)).get("done"):
         return notes(home, worktree.key)
+    return await _set_up_and_note(home, worktree, base, settings)
+
+
+async def ready(home: Home, ref: TaskRef) -> Worktree:
+    """The task's worktree. One that had to be rebuilt is set up again, as the target asks by now; the work in it stays.
+
+    What was uncommitted is staged then. Raises ApplicationError as `set_up` does; a second run begins anew.
+    """
+    worktree = await blocking(worktree_of, home, ref)
+    marker = home.rebuilt(ref.key)
+    if marker.exists():
+        work = await blocking(_keep_work, worktree, marker)
+        try:
+            settings = await blocking(worktree_settings, worktree.repository, worktree.repository.tip(ref.target))
+        except ApplicationError as error:
+            failed(error.message)
+        await _set_up_and_note(home, worktree, work, settings, trusted=False)
+        marker.unlink()
+    return worktree
+
+
+def _keep_work(worktree: Worktree, marker: Path) -> str:
+    """What is there before set-up begins; nothing that it does counts as work."""
+    work = marker.read_text() or turns.keep(worktree, "rebuilt", everything=False)
+    write_atomically(marker, work)
+    turns.put_back(worktree, work)
+    return work
+
+
+async def _set_up_and_note(
+    home: Home, worktree: Worktree, base: str, settings: WorktreeSettings, *, trusted: bool = True
+) -> list[str]:
+    note = _note(home, worktree.key)
     given: dict[str, Any] = {"settings": settings.model_dump(mode="json", by_alias=True)}
     if settings != WorktreeSettings():
         found = await blocking(extras.find, worktree.repository, settings.copy_, settings.link)
         given["links"] = [str(path) for path in extras.targets(found)]
         await blocking(write_atomically, note, json.dumps(given))  # for the tear-down, whatever happens
-        await _fill(home, worktree, base, settings, found)
+        place = _worktree_place(home, worktree, base, home.worktree_lock(worktree.key), trusted=trusted)
+        await _fill(place, worktree, settings, found)
     told = await blocking(_notes, home, worktree, settings, base)
     await blocking(write_atomically, note, json.dumps({**given, "notes": told, "done": True}))
     return told
 
 
-async def _fill(
-    home: Home, worktree: Worktree, base: str, settings: WorktreeSettings, found: Sequence[extras.Extra]
-) -> None:
+async def _fill(place: Place, worktree: Worktree, settings: WorktreeSettings, found: Sequence[extras.Extra]) -> None:
     marks = {path: MADE for entry in settings.cache for path in entry.paths}
     marks |= await blocking(lambda: {extra.path: extra.mark() for extra in found})
     await blocking(worktree.keep_out, marks)  # before they are there: a kill may come between
-    if await set_up(_worktree_place(home, worktree, base, home.worktree_lock(worktree.key)), settings, found):
+    if await set_up(place, settings, found):
         with _telling_what_is_broken():
-            await blocking(_tidy, worktree, base)
+            await blocking(_tidy, worktree, place)
 
 
-def was_ready(home: Home, key: str) -> bool:
-    """False as long as set-up has begun and not ended."""
-    found = read_json(_note(home, key))
-    return not found or bool(found.get("done"))
+def undo_half_done(home: Home, worktree: Worktree) -> None:
+    """What a set-up that was cut off has left is nobody's work. Raises WorktreeBroken."""
+    marker, found = home.rebuilt(worktree.key), read_json(_note(home, worktree.key))
+    if marker.exists() and (work := marker.read_text()):
+        turns.put_back(worktree, work)
+    elif found and not found.get("done") and not marker.exists():
+        worktree.put_back(worktree.base())
 
 
 def notes(home: Home, key: str) -> list[str]:
@@ -212,13 +247,16 @@ def _few(paths: list[str]) -> str:
     return ", ".join(printable(os.fsencode(path)) for path in paths[:MOST_NAMED]) + more
 
 
-def _tidy(worktree: Worktree, base: str) -> None:
+def _tidy(worktree: Worktree, place: Place) -> None:
     """After set-up commands."""
     made = worktree.untracked()
     if len(made) > MOST_MADE:
         failed(f"set-up commands leave {len(made)} files that .gitignore does not name, such as {made[0]}")
     worktree.keep_out(dict.fromkeys(made, MADE))
-    worktree.put_back(base)
+    if place.trusted:
+        worktree.put_back(place.commit)
+    else:
+        turns.put_back(worktree, place.commit)
 
 
 def tear_down(home: Home, worktree: Worktree) -> None:
@@ -228,7 +266,8 @@ def tear_down(home: Home, worktree: Worktree) -> None:
         place = _worktree_place(home, worktree, "", home.run(worktree.key) / "teardown.lock")
         asyncio.run(run_tear_down(place, settings))
     ports.release(home, str(worktree.path))
-    _note(home, worktree.key).unlink(missing_ok=True)
+    for noted in (_note(home, worktree.key), home.rebuilt(worktree.key)):
+        noted.unlink(missing_ok=True)
 
 
 async def run_tear_down(place: Place, settings: WorktreeSettings) -> None:
@@ -249,7 +288,7 @@ def _note(home: Home, key: str) -> Path:
     return home.run(key) / "setup.json"
 
 
-def _worktree_place(home: Home, worktree: Worktree, commit: str, lock: Path) -> Place:
+def _worktree_place(home: Home, worktree: Worktree, commit: str, lock: Path, *, trusted: bool = True) -> Place:
     return Place(
         home=home,
         repository=worktree.repository,
@@ -258,6 +297,6 @@ def _worktree_place(home: Home, worktree: Worktree, commit: str, lock: Path) -> 
         logs=home.run(worktree.key) / "setup",
         box=home.box(worktree.key, "setup"),
         lock=lock,
-        trusted=True,
+        trusted=trusted,
         links=tuple(linked(home, worktree.key)),
     )

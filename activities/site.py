@@ -73,13 +73,17 @@ def task_branch(task_id: str) -> str:
 
 
 def worktree_of(home: Home, ref: TaskRef) -> Worktree:
-    """The task's worktree; made good from what was brought over last, should it be gone or broken."""
+    """The task's worktree; made good from what was brought over last, should it be gone or broken.
+
+    It is to be set up again then: `setup.ready` does that for whoever works in it.
+    """
     worktree = Worktree(
         open_repository(ref.repo), home.worktree(ref.key), ref.key, task_branch(ref.task_id), ref.target
     )
     try:
         worktree.clone.check()
     except WorktreeBroken:
+        write_atomically(home.rebuilt(ref.key), "")  # before: a kill may come between
         return rebuild(worktree.repository, worktree.path, ref.key, worktree.branch, ref.target)
     return worktree
 

@@ -38,13 +38,12 @@ from activities.masking import MASKS
 from activities.prompting import compose
 from activities.sandbox import Limits, Sandbox
 from activities.settings import NOTHING_KEPT, AgentSpec, tail
-from activities.setup import linked
+from activities.setup import linked, ready
 from activities.site import (
     Site,
     blocking,
     progress,
     read_json,
-    worktree_of,
     write_atomically,
     write_model,
 )
@@ -73,7 +72,8 @@ class TurnActivities:
         if (folder / "result.json").exists():
             return TurnResult.model_validate_json((folder / "result.json").read_text())
         (await fence.take(self.site.home.worktree_lock(given.ref.key))).close()  # no zombie writes in it any more
-        started = await blocking(_begin, self.site.home, given, folder)
+        worktree = await ready(self.site.home, given.ref)
+        started = await blocking(_begin, self.site.home, given, worktree, folder)
         waited = info.started_time - info.current_attempt_scheduled_time
         return await self._run(given, started, waited)
 
@@ -186,11 +186,10 @@ class _Started:
     """The user's repository, before the first attempt; in a sandbox nothing of it can be written."""
 
 
-def _begin(home: Home, given: TurnInput, folder: Path) -> _Started:
+def _begin(home: Home, given: TurnInput, worktree: Worktree, folder: Path) -> _Started:
     ref = given.ref
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(home)
-    worktree = worktree_of(home, ref)
     if given.commit is not None:
         worktree.put_back(given.commit)
     if given.rewind is not None:

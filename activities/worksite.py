@@ -10,11 +10,13 @@ from temporalio import activity
 from activities.contracts import Collected, CollectInput, Settled, SettleInput, UpdateBranchInput, UpdatedBranch, Usage
 from activities.git.history import subjects
 from activities.git.merging import start_merge, unresolved
+from activities.git.worktree import Worktree
 from activities.overlaps import overlaps
 from activities.preflight import MOST_SHOWN, as_gate, preflight, rules_on
 from activities.protected import for_a_task
 from activities.settle import settle
-from activities.site import Site, blocking, read_json, short_ref, worktree_of, write_atomically
+from activities.setup import ready
+from activities.site import Site, blocking, read_json, short_ref, write_atomically
 
 log = structlog.get_logger()
 
@@ -30,10 +32,9 @@ class WorksiteActivities:
         With what the policy of the target finds in it (FEATURES A16). A merge whose conflicts are not resolved is left
         as it is. A second run finds the commit of the first.
         """
-        return await blocking(self._collect, given)
+        return await blocking(self._collect, given, await ready(self.site.home, given.ref))
 
-    def _collect(self, given: CollectInput) -> Collected:
-        worktree = worktree_of(self.site.home, given.ref)
+    def _collect(self, given: CollectInput, worktree: Worktree) -> Collected:
         repository = worktree.repository
         self.site.claim(repository)
         target = worktree.refresh()
@@ -62,10 +63,9 @@ class WorksiteActivities:
     @activity.defn
     async def update_branch(self, given: UpdateBranchInput) -> UpdatedBranch:
         """Merge the target in. On conflict the worktree holds the merge, and a report tells the resolver about it."""
-        return await blocking(self._update_branch, given)
+        return await blocking(self._update_branch, given, await ready(self.site.home, given.ref))
 
-    def _update_branch(self, given: UpdateBranchInput) -> UpdatedBranch:
-        worktree = worktree_of(self.site.home, given.ref)
+    def _update_branch(self, given: UpdateBranchInput, worktree: Worktree) -> UpdatedBranch:
         repository = worktree.repository
         self.site.claim(repository)
         target, head = worktree.refresh(), worktree.published()

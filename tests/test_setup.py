@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from temporalio.exceptions import ApplicationError
 
 from activities import ports, process
 from activities.config import PortRange
+from activities.contracts import TaskRef
 from activities.git.repository import open_repository
+from activities.git.worktree import Worktree, create
 from activities.home import Home
 from activities.place import Place
-from activities.settings import SetupCache, WorktreeSettings
+from activities.settings import SETUP_FAILED, SetupCache, WorktreeSettings
+from activities.settle import settle
+from activities.setup import ready, set_up_worktree, worktree_settings
 from activities.setup_cache import Cache, drop, kept_in
 from tests.git.repos import commit, git, make_repo, write
 from tests.kit import PROGRAMS, Kit, status_when
@@ -117,6 +122,75 @@ async def test_set_up_and_tear_down_run_in_a_sandbox_and_what_is_linked_can_be_w
     assert not (kit.repo / "touched").exists()
     assert list(kit.home.root.glob("runs/*/box")) == []
     kit.assert_clean()
+
+
+AGAIN = """
+[worktree]
+copy = [".env"]
+link = ["/data"]
+ports = 2
+setup = ["mkdir -p modules; cp lock modules/; date > README.md; echo x > made; echo x >> {runs}"]
+cache = [{{ key = ["lock"], paths = ["modules"] }}]
+"""
+
+
+def task_in(tmp_path: Path, settings: str) -> tuple[Home, TaskRef, Worktree]:
+    repo = make_repo(tmp_path / "repo", {"README.md": "hello\n", "lock": "v1\n", "mergewright.toml": settings})
+    write(repo, {".env": "KEY=1\n", "data/x": "x"})
+    home, ref = Home(tmp_path / "home"), TaskRef(task_id="t", key="t.1", repo=str(repo), target="refs/heads/main")
+    opened = open_repository(str(repo))
+    made = create(opened, home.worktree("t.1"), "t.1", "mergewright/t", opened.tip(ref.target), ref.target)
+    return home, ref, made
+
+
+@pytest.mark.parametrize("gone", ["all of it", "its git directory"])
+async def test_a_worktree_that_is_rebuilt_is_set_up_again(tmp_path: Path, gone: str) -> None:
+    runs = tmp_path / "runs"
+    home, ref, worktree = task_in(tmp_path, AGAIN.format(runs=runs))
+    home.create()
+    (home.root / "config.toml").write_text(f'[sandbox]\nwrite = ["{tmp_path}"]\n')
+    settings = worktree_settings(worktree.repository, worktree.base())
+    await set_up_worktree(home, worktree, worktree.base(), settings)
+    write(worktree.path, {"lock": "v2\n"})
+    published = worktree.commit_all("work")
+    write(worktree.path, {"new": "not committed\n", ".env": "KEY=changed\n"})
+    if gone == "all of it":
+        shutil.rmtree(worktree.path)
+    else:
+        shutil.rmtree(worktree.path / ".git")
+    for _ in range(2):
+        worktree = await ready(home, ref)
+    assert len(runs.read_text().split()) == 2
+    assert not home.rebuilt(ref.key).exists()
+    assert (worktree.path / "data").readlink() == worktree.repository.path / "data"
+    assert (worktree.path / "modules/lock").read_text() == "v2\n"  # by its own lock: not from the cache, nor kept there
+    assert len(kept_in(home.setups(worktree.repository.common_dir))) == 1
+    assert ports.environment(home, str(worktree.path))
+    assert ((worktree.path / "README.md").read_text(), worktree.head()) == ("hello\n", published)
+    left = [] if gone == "all of it" else ["new"]
+    assert (worktree.path / ".env").read_text() == ("KEY=changed\n" if left else "KEY=1\n")
+    head = worktree.commit_all("more")
+    assert worktree.repository.changed_files(published, head) == left
+    settled = settle(home, ref, "abandoned")
+    assert settled.salvage_ref
+    assert not home.rebuilt(ref.key).exists()
+
+
+async def test_what_a_second_set_up_has_left_half_done_is_no_work(tmp_path: Path) -> None:
+    home, ref, worktree = task_in(tmp_path, '[worktree]\nsetup = ["true"]\n')
+    home.create()
+    settings = worktree_settings(worktree.repository, worktree.base())
+    await set_up_worktree(home, worktree, worktree.base(), settings)
+    write(worktree.path, {"new": "work\n"})
+    shutil.rmtree(worktree.path / ".git")
+    commit(worktree.repository.path, {"mergewright.toml": '[worktree]\nsetup = ["echo x > junk; exit 3"]\n'})
+    with pytest.raises(ApplicationError, match="exit 3") as raised:
+        await ready(home, ref)
+    assert raised.value.type == SETUP_FAILED
+    assert (worktree.path / "junk").exists()
+    salvaged = settle(home, ref, "abandoned").salvage_ref
+    listed = git(worktree.repository.path, "ls-tree", "--name-only", str(salvaged)).split()
+    assert set(listed) == {"README.md", "lock", "mergewright.toml", "new"}
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -86,7 +86,7 @@ def agent_options(shared: str, host: str, agent: AgentSpec, start_within: timede
 
     `start_within`: how long it may wait for a worker with room for it; None: for ever.
     """
-    longest = timedelta(minutes=agent.turn_timeout_minutes + 10)
+    longest = timedelta(minutes=agent.turn_timeout_minutes + 10, seconds=MOST_SETUP_SECONDS)  # it may be rebuilt
     once = RetryPolicy(maximum_attempts=1)
     made: Options = {**_options(agent_queue(shared, host), longest), "retry_policy": once}
     return made if start_within is None else {**made, "schedule_to_start_timeout": start_within}

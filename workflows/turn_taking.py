@@ -13,7 +13,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from activities.contracts import CollectInput, Escape, OpenQuotaInput, TurnInput, TurnResult
     from activities.prepare import PrepareActivities
-    from activities.settings import AgentSpec, Role
+    from activities.settings import SETUP_FAILED, AgentSpec, Role
     from activities.turn import TurnActivities
     from activities.worksite import WorksiteActivities
     from workflows import options
@@ -192,6 +192,9 @@ class TurnTaking(TaskSteps):
 
     async def _try_again(self, attempts: int, error: ActivityError) -> None:
         """The worker was lost, or in trouble of its own: the turn goes on where it was, with a lease of its own."""
+        if isinstance(error.cause, ApplicationError) and error.cause.type == SETUP_FAILED:
+            self.hear(await self.block(BlockedReason.SETUP, error.cause.message))
+            return
         if attempts % MAX_ATTEMPTS == 0:
             text = f"{error.activity_type}, {attempts} times: {options.retried(error)}"
             self.hear(await self.block(BlockedReason.INFRASTRUCTURE, text))

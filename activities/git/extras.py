@@ -97,6 +97,11 @@ class Note:
             return {}
         return found
 
+    def names(self, path: str) -> bool:
+        """It, or a folder above it, is noted."""
+        noted = {name.rstrip("/") for name in self.marks()}
+        return not noted.isdisjoint([path, *map(str, Path(path).parents)])
+
     def lines(self, changed_in: Path | None = None) -> bytes:
         """For an exclude file. With a worktree `changed_in`, those are left out that were changed there."""
         names = [

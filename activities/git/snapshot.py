@@ -87,6 +87,8 @@ class _Taking:
         status = _split(self.git.run("diff-files", "-z", "--name-status", "--ignore-submodules=all"))
         changes = list(zip(status[::2], status[1::2], strict=True))
         forced = [entry.path for entry in self.staged if entry.kind in b"AU" and self._is_file(entry.path)]
+        if not self.everything and self.clone.note:  # a rewind stages what was changed of the copies
+            forced = [path for path in forced if not self.clone.note.names(os.fsdecode(path))]
         # A file below a path goes in only after the path itself is out, and is not even listed before.
         gone = {path for kind, path in changes if kind == b"D" or (kind == b"T" and not self._is_file(path))}
         self._update(gone, "--force-remove")

@@ -16,14 +16,14 @@ class NothingKept(RepositoryProblem):
     """Of the turn that is asked for; the message names those that there are."""
 
 
-def keep(worktree: Worktree, name: str) -> str:
+def keep(worktree: Worktree, name: str, *, everything: bool = True) -> str:
     """Keeps what is there now, as `name`, and returns the commit. A second run keeps what is there then.
 
-    Raises WorktreeBroken.
+    `everything`: see `snapshot`. Raises WorktreeBroken.
     """
     with worktree.files() as git, worktree.clone.reading() as source:
         head = worktree.bring_head(git, source)
-        tree = snapshot(git, worktree.clone, head, everything=True)
+        tree = snapshot(git, worktree.clone, head, everything=everything)
         who = {"GIT_AUTHOR_NAME": IDENTITY[0], "GIT_AUTHOR_EMAIL": IDENTITY[1]}
         commit = git("commit-tree", tree, "-p", head, "-m", f"The worktree after turn {name}", env=who)
         git.update_refs(f"update {turn_refs(worktree.key)}/{name} {commit}")
@@ -50,11 +50,16 @@ def rewind(worktree: Worktree, turn: int, before: str) -> None:
         raise NothingKept(f"nothing is kept of turn {turn}; there is of: {there}")
     if before not in found:
         keep(worktree, before)
+    head = put_back(worktree, commit)
     with worktree.repository.git() as git:
-        head = git("rev-parse", f"{commit}^1")
-        worktree.put_back(commit)
-        worktree.clone.move_head(head, f"refs/heads/{worktree.branch}")
         changes = [f"update {pin('task', worktree.key)} {head}"]
         if "merge" in worktree.pins(git):
             changes.append(f"delete {pin('merge', worktree.key)}")
         git.update_refs(*changes)
+
+
+def put_back(worktree: Worktree, commit: str) -> str:
+    """Makes the files those of `commit`, which `keep` has made, and the branch what it was then; that is returned."""
+    head = worktree.repository.tip(f"{commit}^1")
+    worktree.put_back(commit, at=head)
+    return head

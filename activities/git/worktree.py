@@ -176,9 +176,10 @@ class Worktree:
             unchanged = snapshot(git, self.clone, head) == git("rev-parse", f"{head}^{{tree}}")
             return unchanged and not self.clone.merge_heads()
 
-    def put_back(self, head: str) -> None:
+    def put_back(self, head: str, *, at: str | None = None) -> None:
         """Makes branch and files exactly `head`, a commit of the user's repository; ignored files stay.
 
+        `at`: where the branch is then, and how the files differ from that is staged; none: at `head` itself.
         What is there is lost: `salvage.save` comes first. A kill half-way is made good by the next call of this,
         of `commit_all` or of `start_merge`.
         """
@@ -193,7 +194,7 @@ class Worktree:
                 open_up(self.path)  # an agent took away our right to delete
                 git("clean", "-q", "-ffd")
             self.clone.put("HEAD", f"ref: refs/heads/{self.branch}\n")
-            self.settle(git, head)
+            self.settle(git, at or head)
             self.clone.conclude(abandon=True)
             git.update_refs(f"delete {pin('reset', self.key)}")
 

@@ -51,6 +51,16 @@ def test_a_worktree_goes_back_to_an_earlier_turn_and_nothing_is_lost(worktree: W
     assert (worktree.path / "b").read_text() == "2"
 
 
+def test_what_was_put_there_is_no_work_after_a_rewind_either(worktree: Worktree) -> None:
+    worktree.keep_out({".env": "as it was put there"})
+    write(worktree.path, {".env": "KEY=changed\n", "new": "1"})
+    turns.keep(worktree, "1")
+    turns.rewind(worktree, 1, "2-before")
+    assert (worktree.path / ".env").read_text() == "KEY=changed\n"
+    head = worktree.commit_all("goes on")
+    assert git(worktree.repository.path, "diff", "--name-only", f"{head}^", head) == "new"
+
+
 def test_what_a_killed_rewind_has_kept_is_not_overwritten_by_the_next(worktree: Worktree) -> None:
     turns.keep(worktree, "1")
     write(worktree.path, {"by-hand": "1"})
