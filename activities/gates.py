@@ -64,6 +64,9 @@ class GateActivities:
         ref = given.ref
         (await fence.take(self.site.home.worktree_lock(ref.key))).close()
         worktree = await ready(self.site.home, ref)
+        if worktree.cone:  # gates judge the whole, and what passes here counts in the merge queue
+            base = await blocking(worktree.refresh)
+            return await self._in_slot(worktree.repository, given.gates, given.commit, (ref.target, base), logs)
         # What a gate writes is no work: the tree is put back to the commit, also after one that was killed.
         if activity.info().attempt > 1:
             await blocking(worktree.put_back, given.commit)
@@ -85,7 +88,7 @@ class GateActivities:
         waited = activity.info().started_time - activity.info().current_attempt_scheduled_time
         started = time.monotonic()
         repository = await blocking(open_repository, given.repo)
-        running = asyncio.ensure_future(self._in_slot(repository, given))
+        running = asyncio.ensure_future(self._of_chain(repository, given))
         watching = asyncio.ensure_future(_until_moved(repository, given))
         try:
             await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
@@ -102,33 +105,38 @@ class GateActivities:
             waited_seconds=waited.total_seconds(),
         )
 
-    async def _in_slot(self, repository: Repository, given: TestInput) -> list[GateResult]:
-        home = self.site.home
-        folder = home.repository(repository.common_dir)
+    async def _of_chain(self, repository: Repository, given: TestInput) -> list[GateResult]:
         gates = await blocking(self._gates_of, repository, given)
-        logs = folder / "gates" / f"{given.tip[:12]}-{given.number}"
+        logs = self.site.home.repository(repository.common_dir) / "gates" / f"{given.tip[:12]}-{given.number}"
         logs.mkdir(parents=True, exist_ok=True)
         await blocking(_keep_newest, logs.parent)
+        results = await self._in_slot(repository, gates, given.tip, (given.target, given.base), logs)
+        passed = [gate.digest() for gate, result in zip(gates, results, strict=False) if result.passed]
+        kept = Results(self.site.home.results(repository.common_dir))
+        await blocking(kept.keep, given.tree or repository.tree(given.tip), passed, "slot")
+        return results
+
+    async def _in_slot(
+        self, repository: Repository, gates: list[GateSpec], commit: str, target: tuple[str, str], logs: Path
+    ) -> list[GateResult]:
+        """`target`: full ref and sha of the branch that the commit is for."""
+        home = self.site.home
+        folder = home.repository(repository.common_dir)
         with slot.take(folder / "slots", MOST_SLOTS) as taken:
             lock = taken.folder / "gates.lock"
             (await fence.take(lock)).close()
-            tree = await blocking(slot.checkout, taken, repository, given.tip, (given.target, given.base))
+            tree = await blocking(slot.checkout, taken, repository, commit, target)
             place = Place(
                 home=home,
                 repository=repository,
                 tree=tree,
-                commit=given.tip,
+                commit=commit,
                 logs=logs,
                 box=taken.folder / "setup-box",
                 lock=lock,
-                trusted=given.tip == given.base,
+                trusted=commit == target[1],
             )
-            results = await self._run_set_up(gates, taken, place, given.base)
-        passed = [gate.digest() for gate, result in zip(gates, results, strict=False) if result.passed]
-        await blocking(
-            Results(home.results(repository.common_dir)).keep, given.tree or repository.tree(given.tip), passed, "slot"
-        )
-        return results
+            return await self._run_set_up(gates, taken, place, target[1])
 
     async def _run_set_up(self, gates: list[GateSpec], taken: slot.Slot, place: Place, base: str) -> list[GateResult]:
         """In a slot that is made ready as the target asks. What fails there is red as a gate is: the work may be to

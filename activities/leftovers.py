@@ -17,8 +17,8 @@ from activities.git.run import GitError, UnsupportedRepository
 from activities.home import Home
 from activities.runs import as_repository
 
-_BESIDE = re.compile(r"\.(.+)\.(made|removed|index|lock|extras|new|copy)")
-_OURS = ("made", "removed", "index", "lock", "extras", "new", "copy")
+_BESIDE = re.compile(r"\.(.+)\.(made|removed|index|lock|extras|sparse|new|copy)")
+_OURS = ("made", "removed", "index", "lock", "extras", "sparse", "new", "copy")
 STALE_LOCK_SECONDS = 3600
 """No git of ours holds a ref's lock for longer than a second."""
 

@@ -10,6 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities import process
 from activities.git.repository import Repository
+from activities.git.sparse import Cone
 from activities.home import Home
 from activities.protected import SETTINGS_FILE
 from activities.rooms import furnish
@@ -35,6 +36,8 @@ class Place:
     plant something there."""
     links: tuple[Path, ...] = ()
     """Where links in it lead that we have put there."""
+    cone: Cone | None = None
+    """What a sparse one was made to hold."""
 
     async def run(self, shell: str, log: Path, seconds: float) -> process.Ended:
         """A command of the repository, in a sandbox with the network of agents: what it installs is to be fetched.

@@ -39,7 +39,7 @@ from activities.settings import (
     explain,
 )
 from activities.settle import settle
-from activities.setup import set_up_worktree, worktree_settings
+from activities.setup import check_sparse, set_up_worktree, worktree_settings
 from activities.site import Site, blocking, invalid, read_json, task_branch, write_atomically
 
 REPOSITORY_QUOTA = "repository/"
@@ -116,13 +116,16 @@ class PrepareActivities:
         for index, gate in enumerate(settings.gates):
             check_gate(f"gates.{index}.command", gate)
 
+        sparse = check_sparse(repository, base, task, worktree_settings(repository, base))
+
         key = task_key(given.task_id, given.run_id)
         ref = TaskRef(task_id=given.task_id, key=key, repo=str(repository.path), target=target)
         self._clear_earlier_runs(ref, server)
         self._check_room(repository, key)
         note_server(self.site.home, key, server)
         note_ref(self.site.home, ref)  # first: whatever a kill leaves of the rest can be told whose it is
-        worktree = create(repository, self.site.home.worktree(key), key, task_branch(given.task_id), base, target)
+        place, branch = self.site.home.worktree(key), task_branch(given.task_id)
+        worktree = create(repository, place, key, branch, base, target, sparse)
         complete = task.model_copy(update=dict(settings))
         # What is in `env` may be secret, and nobody reads it there.
         kept = complete.model_dump_json(indent=1, exclude=_ENVIRONMENTS)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pathspec import GitIgnoreSpec
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -330,6 +331,17 @@ class SetupCache(Model):
         return [str(PurePosixPath(path)) for path in paths]
 
 
+def _is_folder(folder: str) -> str:
+    if str(PurePosixPath(folder)) != folder or not set(folder.split("/")).isdisjoint(("", ".", "..", ".git")):
+        raise ValueError(f"{folder!r} must be a folder as git names it, services/api")
+    if any(ord(character) < 32 for character in folder):
+        raise ValueError(f"{folder!r} has a character that no line of a file can hold")
+    return folder
+
+
+Folders = list[Annotated[str, AfterValidator(_is_folder)]]
+
+
 class WorktreeSettings(Model):
     """What a worktree needs besides the commit: `[worktree]` in the `mergewright.toml` on the target branch. The merge
     queue's gates get the same."""
@@ -347,6 +359,9 @@ class WorktreeSettings(Model):
     cache: list[SetupCache] = []
     ports: int = Field(0, ge=0, le=1_000, strict=True)
     """So many ports of its own, as MERGEWRIGHT_PORT_BASE and MERGEWRIGHT_PORT_0 …"""
+    sparse: Folders = []
+    """A task's worktree holds these folders, and what lies at the top and in the folders above them; none: everything.
+    Gates run on everything all the same."""
     submodules: bool = Field(False, strict=True)
     """They are checked out, as far as the user has their commits; else they stay empty."""
 
@@ -373,6 +388,8 @@ class TaskInput(TaskSettings):
     repo: str = Field(min_length=1)
     title: str
     description: str = ""
+    sparse: Folders | None = None
+    """What its worktree holds, instead of what `[worktree]` says; []: everything."""
 
     @field_validator("title")
     @classmethod

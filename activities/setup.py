@@ -27,11 +27,12 @@ from activities.git import extras, lfs, slot, submodules, turns
 from activities.git.clone import WorktreeBroken
 from activities.git.extras import MADE
 from activities.git.repository import Repository, printable
+from activities.git.sparse import Cone
 from activities.git.worktree import Worktree
 from activities.home import Home
 from activities.place import Place, end_of, failed
 from activities.protected import INCLUDE_FILE, SETTINGS_FILE
-from activities.settings import TAIL, WorktreeSettings, explain
+from activities.settings import TAIL, TaskInput, WorktreeSettings, explain
 from activities.setup_cache import Cache
 from activities.site import blocking, invalid, progress, read_json, worktree_of, write_atomically
 
@@ -59,6 +60,17 @@ def worktree_settings(repository: Repository, commit: str) -> WorktreeSettings:
         return WorktreeSettings.model_validate({**settings.model_dump(by_alias=True), "copy": copy})
     except ValidationError as error:
         invalid(INCLUDE_FILE, explain(error))
+
+
+def check_sparse(repository: Repository, commit: str, task: TaskInput, settings: WorktreeSettings) -> list[str]:
+    """The folders that the task's worktree holds. Raises InvalidTask for one that is not there."""
+    folders = settings.sparse if task.sparse is None else task.sparse
+    with repository.git() as git:
+        for folder in folders:
+            if git.run("cat-file", "-t", f"{commit}:{folder}", ok=(0, 128)).stdout != b"tree\n":
+                field = f"{SETTINGS_FILE}: worktree.sparse" if task.sparse is None else "sparse"
+                invalid(field, f"{folder} is no folder of the target branch: correct it")
+    return folders
 
 
 async def set_up(place: Place, settings: WorktreeSettings, found: Sequence[extras.Extra]) -> bool:
@@ -107,7 +119,7 @@ def _put_all(place: Place, found: Sequence[extras.Extra]) -> None:
 
 def _fill_submodules(place: Place) -> None:
     try:
-        submodules.fill(place.repository, place.tree, place.commit)
+        submodules.fill(place.repository, place.tree, place.commit, cone=place.cone)
     except submodules.SubmoduleMissing as missing:
         failed(str(missing))
 
@@ -233,13 +245,24 @@ def linked(home: Home, key: str) -> list[Path]:
 
 def _notes(home: Home, worktree: Worktree, settings: WorktreeSettings, base: str) -> list[str]:
     found = []
+    if cone := worktree.cone:
+        found.append(_sparse_note(cone))
     if own := ports.environment(home, str(worktree.path)):
         found.append(f"{settings.ports} ports of its own, from {own['MERGEWRIGHT_PORT_BASE']}: MERGEWRIGHT_PORT_0 …")
     if pointers := lfs.pointers(worktree.repository, worktree.path, base):
         found.append(f"Git LFS pointers, their content is not here and cannot be changed: {_few(pointers)}")
-    if settings.submodules and (links := submodules.paths(worktree.repository, base)):
+    if settings.submodules and (links := submodules.paths(worktree.repository, base, worktree.cone)):
         found.append(f"submodules, to be read: what is changed in them is no part of the work: {_few(links)}")
     return found
+
+
+def _sparse_note(cone: Cone) -> str:
+    folders = _few(list(cone.folders))
+    return (
+        f"a sparse checkout of {folders}, and of what lies at the top and in the folders above. The rest is tracked; "
+        "that it is not here deletes nothing. `git ls-files` lists it, `git show HEAD:PATH` shows it, `git grep "
+        "--cached TEXT` searches it, `git sparse-checkout add FOLDER` brings a folder. Gates run on all of it"
+    )
 
 
 def _few(paths: list[str]) -> str:
@@ -299,4 +322,5 @@ def _worktree_place(home: Home, worktree: Worktree, commit: str, lock: Path, *, 
         lock=lock,
         trusted=trusted,
         links=tuple(linked(home, worktree.key)),
+        cone=worktree.cone,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from activities import ports, process
@@ -26,7 +27,7 @@ from activities.setup import ready, set_up_worktree, worktree_settings
 from activities.setup_cache import Cache, drop, kept_in
 from tests.git.repos import commit, git, make_repo, write
 from tests.kit import PROGRAMS, Kit, status_when
-from workflows.contracts import Blocked, BlockedReason
+from workflows.contracts import Blocked, BlockedReason, TaskStatus
 
 SETTINGS = """
 [worktree]
@@ -121,6 +122,32 @@ async def test_set_up_and_tear_down_run_in_a_sandbox_and_what_is_linked_can_be_w
     assert (kit.repo / "data/log").read_text().split() == [*in_the_worktree, *in_the_slot, "teardown"]
     assert not (kit.repo / "touched").exists()
     assert list(kit.home.root.glob("runs/*/box")) == []
+    kit.assert_clean()
+
+
+async def test_tasks_may_hold_some_folders_and_gates_judge_the_whole(kit: Kit) -> None:
+    files = {"services/api/a": "a\n", "services/web/w": "w\n", "docs/d": "d\n"}
+    commit(kit.repo, {**files, "mergewright.toml": '[worktree]\nsparse = ["services/api"]\n'})
+    gates = [{"name": "whole", "command": "cat services/web/w docs/d services/api/a"}]
+    look = "test ! -e services/web && test ! -e docs && test -e app.py && mkdir docs && echo new > docs/new"
+    sparse = kit.agent(executor=[{"shell": look, "write": {"services/api/a": "changed\n"}}])
+    docs = kit.agent(executor=[{"shell": "test ! -e services", "write": {"docs/d": "docs\n"}}])
+    whole = kit.agent(executor=[{"shell": "test -e docs/d", "write": {"services/web/w": "web\n"}}])
+    wrong = kit.input(agent=whole, sparse=["services/apo"])
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=sparse, gates=gates))
+        others = [kit.run(agent=docs, sparse=["docs"]), kit.run(agent=whole, sparse=[], gates=gates)]
+        results = await asyncio.gather(handle.result(), *others)
+        status = await handle.query("status", result_type=TaskStatus)
+        with pytest.raises(WorkflowFailureError) as failed:
+            await (await kit.start(wrong)).result()
+    assert [result.outcome for result in results] == ["merged"] * 3, results
+    assert "sparse: services/apo is no folder of the target branch" in str(failed.value.cause)
+    assert any("sparse checkout of services/api" in line for line in status.warnings)
+    [prompt] = kit.home.root.glob(f"runs/{handle.id}*/turns/001-executor/prompt.md")
+    assert "`git sparse-checkout add FOLDER`" in prompt.read_text()
+    now = {path: kit.show(path) for path in (*files, "docs/new")}
+    assert now == {"services/api/a": "changed", "services/web/w": "web", "docs/d": "docs", "docs/new": "new"}
     kit.assert_clean()
 
 
@@ -269,6 +296,9 @@ def test_ports_are_nobody_elses_until_they_are_given_back(tmp_path: Path) -> Non
         ({"setup": ["a", "b"], "cache": [{"key": ["x"], "paths": ["y"]}]}, "name in `command`"),
         ({"setup": ["a"], "cache": [{"key": ["x"], "paths": ["../y"]}]}, "no path inside"),
         ({"ports": "3"}, "ports"),
+        ({"sparse": ["libs/"]}, "must be a folder as git names it"),
+        ({"sparse": ["a/../b"]}, "must be a folder as git names it"),
+        ({"sparse": ["a\nb"]}, "a character that no line"),
     ],
 )
 def test_what_is_wrong_is_named(given: dict[str, Any], said: str) -> None:

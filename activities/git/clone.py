@@ -24,6 +24,7 @@ from pathlib import Path
 from activities.git.extras import Note
 from activities.git.repository import Repository
 from activities.git.run import Git, shadow
+from activities.git.sparse import Cone, patterns_of
 
 NO_PUSH = "/mergewright-lands-this-work-itself/do-not-push"
 """Where `git push` of an agent goes: nowhere, and git's error names it."""
@@ -48,6 +49,8 @@ class Clone:
     """Whose objects it borrows."""
     note: Note | None = None
     """Of what lies in the worktree and is no work."""
+    cone: Cone | None = None
+    """What the worktree was made to hold; none: everything."""
 
     @property
     def index(self) -> Path:
@@ -84,6 +87,10 @@ class Clone:
                 self.put("objects/info/alternates", lent)
             except OSError as error:
                 raise WorktreeBroken(f"{alternates} cannot be written: {error.strerror}") from None
+
+    def sparse(self) -> bytes | None:
+        """What the worktree holds now, for `shadow`; None: everything, always."""
+        return patterns_of(self.git_dir, self.cone) if self.cone else None
 
     @contextmanager
     def reading(self) -> Iterator[Git]:

@@ -16,6 +16,7 @@ from activities.git.clone import brought
 from activities.git.repository import pin, printable
 from activities.git.run import Git, GitError
 from activities.git.snapshot import snapshot
+from activities.git.sparse import skipped
 from activities.git.worktree import Worktree
 
 _MARKER = re.compile(rb"^(?:<{7,}|>{7,}) .*$", re.MULTILINE)
@@ -67,6 +68,7 @@ def _bring_over(worktree: Worktree, git: Git, head: str, sha: str, merged: _Merg
     git("read-tree", "-m", "-u", head, merged.tree)
     done = [f"delete {pin('reset', worktree.key)}"]
     if merged.conflicts:
+        _show(git, merged.conflicts)
         git.run("update-index", "-z", "--index-info", stdin=merged.stages)
         worktree.clone.put_index(git.git_dir / "index")
         worktree.clone.put("MERGE_MODE", "")
@@ -77,6 +79,14 @@ def _bring_over(worktree: Worktree, git: Git, head: str, sha: str, merged: _Merg
         worktree.settle(git, commit)
         done += [f"update {pin('task', worktree.key)} {commit}", f"delete {pin('merge', worktree.key)}"]
     git.update_refs(*done)
+
+
+def _show(git: Git, conflicts: list[bytes]) -> None:
+    """Those that lie outside of a sparse worktree are put there too, as git does itself: somebody must see them."""
+    hidden = b"\0".join(skipped(git).intersection(conflicts))
+    if hidden:
+        git.run("update-index", "--no-skip-worktree", "-z", "--stdin", stdin=hidden)
+        git.run("checkout-index", "-q", "-z", "--stdin", stdin=hidden)
 
 
 def abort_merge(worktree: Worktree) -> None:

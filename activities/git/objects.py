@@ -146,7 +146,7 @@ class Objects:
         if not line:
             raise Unreadable(f"git cat-file has ended while it was asked for {name}")
         parts, (first, *more) = line.rsplit(None, 2), name.split("\n")
-        if _SHA.fullmatch(parts[0]) and line != f"{first}\n":
+        if _SHA.fullmatch(parts[0]) and parts[1:] != ["missing"] and line != f"{first}\n":
             return parts
         # The name is repeated, with its line breaks, and that it is missing.
         for _ in more:

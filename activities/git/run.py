@@ -72,6 +72,8 @@ _CARRIED = {
 _OURS = "[core]\nsparseCheckout = false\ntrustCtime = true\ncheckStat = default\n"
 """An agent or a gate can give a file any size and any time of change but this one."""
 
+_SPARSE = "sparseCheckout = true\nsparseCheckoutCone = true\n"
+
 # What says where the user's and the system's config are.
 _USERS_CONFIG = {"HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"}
 
@@ -180,19 +182,22 @@ def shadow(
     index: Path | None = None,
     own_dir: Path | None = None,
     ours: bool = False,
+    sparse: bytes | None = None,
     head: str = "ref: refs/mergewright/none",
 ) -> Iterator[Git]:
     """A git that works on `git_dir` (a common git directory: not a linked worktree's own).
 
     `work_tree` and `index` together let it read and write a checkout, as its user's settings say (line ends,
     sparse checkout); a linked worktree has settings of its own in `own_dir`. A checkout of `ours` is whole, and no
-    change in it is overlooked, however the user's is. `head` is what HEAD says in the shadow; the real HEAD is
+    change in it is overlooked, however the user's is; with `sparse`, patterns of git's cone mode, it holds only what
+    they name. `head` is what HEAD says in the shadow; the real HEAD is
     neither read nor locked.
     """
     with tempfile.TemporaryDirectory(prefix="mergewright-git-") as made:
         directory = Path(made)
         config = _config(git_dir, own_dir or git_dir, checkout=work_tree is not None)
-        (directory / "config").write_text(f"{config}{_OURS}" if ours else config)
+        own = f"{_OURS}{_SPARSE if sparse is not None else ''}" if ours else ""
+        (directory / "config").write_text(f"{config}{own}")
         (directory / "HEAD").write_text(head + "\n")
         (directory / "info").mkdir()
         if work_tree is not None:
@@ -200,6 +205,8 @@ def shadow(
             for source in (git_dir / "info" / "attributes", (own_dir or git_dir) / "info" / "sparse-checkout"):
                 if source.is_file():
                     (directory / "info" / source.name).write_bytes(source.read_bytes())
+        if sparse is not None:
+            (directory / "info" / "sparse-checkout").write_bytes(sparse)
         (directory / "logs").mkdir()
         for name in ("objects", "refs", "packed-refs", "shallow"):
             (directory / name).symlink_to(git_dir / name)

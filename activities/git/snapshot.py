@@ -20,11 +20,13 @@ import os
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from activities.git.clone import Clone, open_up
+from activities.git.clone import Clone, WorktreeBroken, open_up
 from activities.git.run import Git, GitError, UnsupportedRepository, shadow
+from activities.git.sparse import once_there, skip, skipped
 
 _GITLINK = b"160000"
 
@@ -38,6 +40,8 @@ class _Staged:
     kind: bytes
     """A, D, M, T, or U for unmerged."""
     path: bytes
+    skipped: bool = False
+    """It is not to be among the files, so the index alone says what it is: where a merge has changed it, for one."""
 
 
 def snapshot(git: Git, clone: Clone, head: str, *, everything: bool = False) -> str:
@@ -48,6 +52,9 @@ def snapshot(git: Git, clone: Clone, head: str, *, everything: bool = False) -> 
     out. With `everything`, for a salvage, it is not, and neither are submodules and linked worktrees that hold work,
     and what set-up has put there is only left out when it is as it was.
     A file that cannot be converted as its attributes ask is taken as it is.
+
+    What a sparse worktree was not made to hold is only gone when it was there once: not every tool that writes an index
+    keeps the marks of what is left out, and no index may be left at all.
     """
     (git.git_dir / "info" / "exclude").write_bytes(clone.excludes(unless_changed=everything))
     staged = _staged(git, clone, head)
@@ -80,6 +87,35 @@ class _Taking:
         if links := [entry for entry in self.staged if entry.mode == _GITLINK]:
             lines = b"".join(b"160000 %s 0\t%s\0" % (entry.sha, entry.path) for entry in links)
             self.git.run("update-index", "-z", "--replace", "--index-info", stdin=lines)
+        if kept := [entry for entry in self.staged if entry.skipped and self._bring(entry.sha)]:
+            lines = b"".join(b"%s %s 0\t%s\0" % (entry.mode, entry.sha, entry.path) for entry in kept)
+            self.git.run("update-index", "-z", "--replace", "--index-info", stdin=lines)
+            skip(self.git, [entry.path for entry in kept])
+
+    def _bring(self, blob: bytes) -> bool:
+        """It is in the user's repository then; one that a merge of the agent's own has made was not."""
+        sha = blob.decode()
+        if self.git.objects.has(sha):
+            return True
+        try:
+            with self.clone.reading() as source:
+                content = source.objects.read(sha)
+        except WorktreeBroken:
+            return False
+        return content is not None and self.git("hash-object", "-w", "--stdin", stdin=content) == sha
+
+    def _never_there(self, gone: set[bytes]) -> set[bytes]:
+        """Of what is not there, what nobody has ever had there; it is marked as left out."""
+        cone = self.clone.cone
+        outside = {path for path in gone if cone and not cone.holds(os.fsdecode(path))}
+        if not outside:
+            return set()
+        mine = {"GIT_INDEX_FILE": str(self.git.git_dir / "index-theirs")}
+        if self.clone.copy_index(Path(mine["GIT_INDEX_FILE"])):
+            with suppress(GitError):
+                outside -= once_there(replace(self.git, env={**self.git.env, **mine}))
+        skip(self.git, outside)
+        return outside
 
     def take(self, *, again: bool = False) -> None:
         """From disk into the index."""
@@ -91,6 +127,7 @@ class _Taking:
             forced = [path for path in forced if not self.clone.note.names(os.fsdecode(path))]
         # A file below a path goes in only after the path itself is out, and is not even listed before.
         gone = {path for kind, path in changes if kind == b"D" or (kind == b"T" and not self._is_file(path))}
+        gone -= (left_out := self._never_there(gone))
         self._update(gone, "--force-remove")
         listed = self.git.run("ls-files", "-z", "--others", "--exclude-standard")
         if listed.stderr and not again:  # "could not open directory": what is in it would silently be missing
@@ -101,7 +138,7 @@ class _Taking:
         if self.everything:
             flattened |= {path for path in links.keys() | nested if self._holds_work(path, links.get(path))}
         self._update(flattened & links.keys(), "--force-remove")
-        found = [*(path for _, path in changes if path not in gone), *forced]
+        found = [*(path for _, path in changes if path not in gone | left_out), *forced]
         found += [path for path in others if not path.endswith(b"/")]
         found += self._not_ignored([file for path in flattened for file in self._files(path)])
         for paths in [[path] for path in found] if again else [found]:
@@ -199,6 +236,10 @@ def _staged(git: Git, clone: Clone, head: str) -> list[_Staged]:
     for info, path in zip(fields[::2], fields[1::2], strict=True):
         _, mode, _, sha, kind = info.split()
         staged.append(_Staged(mode, sha, kind, path))
+    top = Path(git.env["GIT_WORK_TREE"])
+    if absent := {entry.path for entry in staged if not os.path.lexists(top / os.fsdecode(entry.path))}:
+        left_out = absent & skipped(git)
+        staged = [replace(entry, skipped=entry.path in left_out and entry.kind in b"AMT") for entry in staged]
     return staged
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from activities.git.clone import delete, make, unlink_way
 from activities.git.repository import Repository
 from activities.git.run import Git, read_config, shadow
+from activities.git.sparse import Cone
 
 _LINK = "160000"
 
@@ -19,14 +20,17 @@ class SubmoduleMissing(Exception):
     """One line: what the user does not have, and the remedy."""
 
 
-def fill(repository: Repository, tree: Path, commit: str, below: str = "") -> None:
-    """Checks out every submodule of `commit` in `tree`, with theirs. What lay there is gone.
+def fill(repository: Repository, tree: Path, commit: str, below: str = "", cone: Cone | None = None) -> None:
+    """Checks out every submodule of `commit` in `tree`, with theirs; of a sparse tree those in its `cone`. What lay
+    there is gone.
 
     To be called when nobody writes in `tree`. Raises SubmoduleMissing.
     """
     with repository.git() as git:
         links, names = _links(git, commit), _names(git, commit)
     for path, sha in links.items():
+        if cone and not cone.holds(path):
+            continue
         inner = _repository(repository, names.get(path), f"{below}{path}")
         place = tree / path
         unlink_way(tree, path)
@@ -40,10 +44,10 @@ def fill(repository: Repository, tree: Path, commit: str, below: str = "") -> No
         fill(inner, place, sha, f"{below}{path}/")
 
 
-def paths(repository: Repository, commit: str) -> list[str]:
-    """Of the submodules of `commit`, without theirs."""
+def paths(repository: Repository, commit: str, cone: Cone | None = None) -> list[str]:
+    """Of the submodules of `commit`, without theirs; of a sparse tree those in its `cone`."""
     with repository.git() as git:
-        return list(_links(git, commit))
+        return [path for path in _links(git, commit) if cone is None or cone.holds(path)]
 
 
 def _links(git: Git, commit: str) -> dict[str, str]:

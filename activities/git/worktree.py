@@ -12,9 +12,10 @@ To be called only between turns, by whoever holds the worktree's lock.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from activities.git.extras import Note
 from activities.git.repository import PINS, Pin, Repository, pin
 from activities.git.run import Git, GitError, shadow
 from activities.git.snapshot import snapshot
+from activities.git.sparse import Cone, skip_outside
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,15 @@ class Worktree:
 
     @property
     def clone(self) -> Clone:
-        return Clone(self.path / ".git", self.repository, Note(_beside(self.path, "extras")))
+        return Clone(self.path / ".git", self.repository, Note(_beside(self.path, "extras")), self.cone)
+
+    @property
+    def cone(self) -> Cone | None:
+        """What it was made to hold; None: everything."""
+        try:
+            return Cone(tuple(json.loads(_beside(self.path, "sparse").read_text())))
+        except FileNotFoundError:
+            return None
 
     def base(self) -> str:
         """Where the work began."""
@@ -85,8 +95,12 @@ class Worktree:
 
     @contextmanager
     def files(self) -> Iterator[Git]:
-        """A git of the user's repository on the files of the worktree, whole, with an index of its own."""
-        with self.alone() as lock, shadow(self.repository.common_dir, work_tree=self.path, ours=True) as git:
+        """A git of the user's repository on the files of the worktree, with an index of its own."""
+        sparse = self.clone.sparse()
+        with (
+            self.alone() as lock,
+            shadow(self.repository.common_dir, work_tree=self.path, ours=True, sparse=sparse) as git,
+        ):
             yield git.holding(lock)
 
     @contextmanager
@@ -231,12 +245,16 @@ class Worktree:
                 refs = [pin(kind, self.key) for kind in self._pinned(git) if kind not in kept]
                 refs += git("for-each-ref", "--format=%(refname)", turn_refs(self.key)).split()
                 git.update_refs(*(f"delete {ref}" for ref in refs))
-            for leftover in ("removed", "made", "index", "extras", "new", "copy", "lock"):
+            for leftover in ("removed", "made", "index", "extras", "sparse", "new", "copy", "lock"):
                 delete(_beside(self.path, leftover))
 
 
-def create(repository: Repository, path: Path, key: str, branch: str, base: str, target: str) -> Worktree:
+def create(
+    repository: Repository, path: Path, key: str, branch: str, base: str, target: str, sparse: Sequence[str] = ()
+) -> Worktree:
     """A worktree at `path` on a new branch at `base`; a shared clone, a few milliseconds and the checkout.
+
+    `sparse`: folders that it holds, and it holds no others; none: all of them.
 
     One that is there already is returned as it is, and keeps the base it began with (`Worktree.base`). One that a
     kill left half made is made again. If its work was published once, it starts from that.
@@ -246,6 +264,7 @@ def create(repository: Repository, path: Path, key: str, branch: str, base: str,
         if not git("for-each-ref", pin("base", key)):
             git.update_refs(f"update {pin('base', key)} {base}")
     if not path.is_dir():
+        _note_cone(path, sparse)
         _build(worktree)
     return worktree
 
@@ -268,6 +287,17 @@ def rebuild(repository: Repository, path: Path, key: str, branch: str, target: s
     return worktree
 
 
+def _note_cone(path: Path, folders: Sequence[str]) -> None:
+    note = _beside(path, "sparse")
+    if not folders:
+        note.unlink(missing_ok=True)
+        return
+    note.parent.mkdir(parents=True, exist_ok=True)
+    made = _beside(path, "new")
+    made.write_text(json.dumps(list(folders)))
+    made.replace(note)
+
+
 def _build(worktree: Worktree, *, around_files: bool = False) -> None:
     """Builds beside the place and moves it there in one step."""
     with worktree.alone() as lock:
@@ -286,12 +316,18 @@ def _build_alone(worktree: Worktree, lock: int, around_files: bool) -> None:
     git_dir.mkdir(parents=True)
     refs = {f"refs/heads/{worktree.branch}": start, _origin(worktree.target): pins["base"]}
     work_tree = path if around_files else made
-    with shadow(worktree.repository.common_dir, work_tree=work_tree, index=git_dir / "index", ours=True) as git:
+    cone = worktree.cone
+    sparse, index = cone.patterns() if cone else None, git_dir / "index"
+    with shadow(worktree.repository.common_dir, work_tree=work_tree, index=index, ours=True, sparse=sparse) as git:
         git = git.holding(lock)
         clone = make(git_dir, worktree.repository, git, head=f"ref: refs/heads/{worktree.branch}", refs=refs)
         clone.put("info/exclude", worktree.clone.excludes())
+        if sparse is not None:
+            clone.put("info/sparse-checkout", sparse)
         if around_files:
             git("read-tree", start)
+            if cone:
+                skip_outside(git, cone)
             git.run("update-index", "-q", "--refresh", "--ignore-submodules", ok=(0, 1))
         else:
             git("read-tree", "--reset", "-u", start)

@@ -70,6 +70,9 @@ def test_what_is_not_there(repository: Repository) -> None:
         objects = hardened.objects
         for name in ("refs/heads/none", "0" * 40, "", "two\nlines\n", f"{sha}^{{tree}}", "-z", f"{sha} commit 1\nx"):
             assert objects.commit(name) is None
+        assert objects.has(sha)
+        assert not objects.has("0" * 40)
+        assert objects.read("0" * 40) is None
         assert objects.read(f"{sha}:no\nsuch\nfile") is None
         with pytest.raises(Unreadable):
             objects.changes(sha, "0" * 40)

@@ -109,6 +109,7 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
         "delivery": {"kind": "merge", "strategy": "merge", "priority": 0, "after": []},
         "on_blocked": "wait",
         "plan_timeout_hours": 48,
+        "sparse": None,
     }
 
 
@@ -117,7 +118,7 @@ def test_a_gate_has_ten_minutes() -> None:
 
 
 def test_the_repository_gives_defaults_for_all_but_the_task_itself() -> None:
-    assert fields(TaskInput) - fields(TaskSettings) == {"repo", "title", "description"}
+    assert fields(TaskInput) - fields(TaskSettings) == {"repo", "title", "description", "sparse"}
 
 
 @pytest.mark.parametrize("name", ["repo", "title", "description"])
