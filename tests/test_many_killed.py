@@ -28,6 +28,8 @@ from workflows.contracts import TaskResult
 
 TASKS = int(os.environ.get("MERGEWRIGHT_TASKS", "24"))
 KILLS = max(3, TASKS // 10)
+MINUTES = 20
+"""After the last kill: who has not ended by then never will."""
 ENDS = ("merged", "failed", "abandon", "cancel", "terminate")
 
 
@@ -56,7 +58,7 @@ async def end(handle: WorkflowHandle[Any, TaskResult], number: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 async def test_nothing_is_left_of_many_tasks_that_were_killed_at_random(kit: Kit) -> None:
     chance = random.Random(3)
     kit.home.create()
@@ -67,14 +69,19 @@ async def test_nothing_is_left_of_many_tasks_that_were_killed_at_random(kit: Kit
         await until_up(kit, 1)
         before = used(kit.home.root)
         handles = [await start(kit, number) for number in range(TASKS)]
-        over = asyncio.gather(*(end(handle, number) for number, handle in enumerate(handles)))
+        ends = [asyncio.create_task(end(handle, number)) for number, handle in enumerate(handles)]
+        over, began = asyncio.gather(*ends), time.monotonic()
         for number in range(KILLS):
             await until_up(kit, number + 1)
             await asyncio.wait([over], timeout=chance.uniform(1, TASKS / 5))
             workers[-1].kill()
             workers[-1].wait()
             workers.append(start_worker(kit, "--address", address))
+            print(_ended(ends, began), f"{number + 1} kills")
+        await asyncio.wait([over], timeout=MINUTES * 60)
+        assert over.done(), _ended(ends, began)
         await over
+        print(_ended(ends, began))
     clean = partial(clean_up, await asking(kit.client), kit.home)
     done = await clean()
     assert done.left == []
@@ -95,6 +102,10 @@ async def test_nothing_is_left_of_many_tasks_that_were_killed_at_random(kit: Kit
     assert leftovers(kit.home.root) == []
     rest = {str(path.relative_to(kit.home.root)): used(path) for path in kit.home.root.rglob("*") if path.is_file()}
     assert used(kit.home.root) - before < 200_000 + 1_000 * TASKS, _largest(rest)
+
+
+def _ended(ends: list[asyncio.Task[None]], began: float) -> str:
+    return f"{sum(one.done() for one in ends)} of {len(ends)} had ended after {time.monotonic() - began:.0f} s"
 
 
 def _largest(files: dict[str, int]) -> list[tuple[str, int]]:

@@ -1,4 +1,8 @@
-"""Clean-up never loses: whatever tasks did, and whatever was killed half-way, every byte can be had back from a ref."""
+"""Clean-up never loses: whatever tasks did, and whatever was killed half-way, every byte can be had back from a ref.
+
+So can the names, modes and links of what lay there at the end. Not kept, as the documentation says: ignored files,
+empty folders, and what a repository inside of the worktree has of its own besides its files.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +39,17 @@ from tests.test_janitor import let_pass
 
 MAIN = "refs/heads/main"
 IGNORED = "note.log"
+NAMES = ["a", "b", "dir/c", "x y\n", os.fsdecode(b"latin-\xe9"), "nested/d", IGNORED]
 STEPS = st.integers(0, 60)
 """At which of its steps with an effect something is killed; those of a settle are some 40."""
+MORE_STEPS = st.integers(0, 120)
+"""Of a clean-up, which may have several settles in it."""
 numbers = itertools.count()
 """No two writes are of the same bytes."""
+
+
+Entry = tuple[str, str, str]
+"""Mode, blob, path."""
 
 
 @dataclass(repr=False)
@@ -48,6 +59,8 @@ class Task:
     state: State = "running"
     owed: set[str] = field(default_factory=set)
     """Blobs that must be had back once the worktree is gone."""
+    files: set[Entry] = field(default_factory=set)
+    """What lay there at the end."""
     of_turns: set[str] = field(default_factory=set)
 
     def __repr__(self) -> str:
@@ -103,7 +116,7 @@ class History(RuleBasedStateMachine):
     def running(self) -> list[Task]:
         return [task for task in self.tasks if task.state == "running"]
 
-    @rule(data=st.data(), name=st.sampled_from(["a", "b", "dir/c", IGNORED]), staged=st.booleans())
+    @rule(data=st.data(), name=st.sampled_from(NAMES), staged=st.booleans())
     @precondition(lambda self: self.running())
     def write(self, data: st.DataObject, name: str, staged: bool) -> None:
         """An untracked file, or a change; with `staged`, what was staged is in the index only."""
@@ -116,7 +129,30 @@ class History(RuleBasedStateMachine):
     def put(self, task: Task, name: str) -> None:
         file = task.worktree.path / task.ref.task_id / name
         file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
         file.write_bytes(b"%d\n" % next(numbers))
+
+    @rule(data=st.data(), how=st.sampled_from(["mode", "link", "rename", "empty folder", "repository"]))
+    @precondition(lambda self: self.running())
+    def make(self, data: st.DataObject, how: str) -> None:
+        """What is no plain file, or becomes another one."""
+        task = data.draw(st.sampled_from(self.running()))
+        folder, number = task.worktree.path / task.ref.task_id, next(numbers)
+        self.put(task, "made")
+        if how == "mode":
+            (folder / "made").chmod(0o755)
+        elif how == "link":
+            (folder / "made").unlink()
+            (folder / "made").symlink_to(f"/nowhere/{number}")
+        elif how == "rename":
+            (folder / "made").rename(folder / f"renamed-{number}")
+        elif how == "empty folder":
+            (folder / f"empty-{number}").mkdir()
+        elif not (folder / "nested" / ".git").exists():  # one without a commit git itself refuses to add
+            self.put(task, "nested/committed")
+            git(folder / "nested", "init", "-q")
+            git(folder / "nested", "add", "-A")
+            git(folder / "nested", "-c", "user.name=A", "-c", "user.email=a@a", "commit", "-q", "-m", "inside")
 
     @rule(data=st.data(), how=st.sampled_from(["stay", "amend", "reset", "stash", "detach", "by us", "delete"]))
     @precondition(lambda self: self.running())
@@ -144,22 +180,30 @@ class History(RuleBasedStateMachine):
             task.worktree.commit_all("work")
         task.owed |= self.blobs(path, "HEAD")
 
-    @rule(data=st.data())
+    @rule(data=st.data(), crash=st.none() | STEPS)
     @precondition(lambda self: self.running())
-    def end_a_turn(self, data: st.DataObject) -> None:
+    def end_a_turn(self, data: st.DataObject, crash: int | None) -> None:
         task = data.draw(st.sampled_from(self.running()))
         self.put(task, "of a turn")
-        turns.keep(task.worktree, str(next(numbers)))
-        task.of_turns |= self.files(task)
+        number = str(next(numbers))
+        self.twice(lambda: turns.keep(task.worktree, number), crash)
+        task.of_turns |= self.blobs_of(task)
 
-    @rule(data=st.data())
+    @rule(data=st.data(), crash=st.none() | STEPS)
     @precondition(lambda self: self.running())
-    def rewind(self, data: st.DataObject) -> None:
+    def rewind(self, data: st.DataObject, crash: int | None) -> None:
         task = data.draw(st.sampled_from(self.running()))
         there = [int(name) for name in turns.kept(task.worktree) if name.isdigit()]
         if there:
-            task.of_turns |= self.files(task)
-            turns.rewind(task.worktree, data.draw(st.sampled_from(there)), f"{next(numbers)}-before")
+            task.of_turns |= self.blobs_of(task)
+            turn, before = data.draw(st.sampled_from(there)), f"{next(numbers)}-before"
+            self.twice(lambda: turns.rewind(task.worktree, turn, before), crash)
+
+    def twice(self, act: Callable[[], object], crash: int | None) -> None:
+        """Killed, and done again as the next attempt does it."""
+        self.maybe_killed(act, crash)
+        if crash is not None:
+            act()
 
     # --- how tasks end ---------------------------------------------------------------------------------
 
@@ -184,15 +228,15 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: self.running())
     def land(self, data: st.DataObject, crash: int | None) -> None:
         task = data.draw(st.sampled_from(self.running()))
+        head = task.worktree.commit_all("work")  # of files: what was staged, and was changed again, is not in it
         self.owe(task)
-        head = task.worktree.commit_all("work")
         git(self.repo, "merge", "-q", "--no-ff", "-m", "landed", head)
         task.state = "ended"
         self.maybe_killed(lambda: settle(self.home, task.ref, "merged", head), crash)
 
     # --- clean-ups -------------------------------------------------------------------------------------
 
-    @rule(crash=st.none() | STEPS, days=st.floats(0, 5))
+    @rule(crash=st.none() | MORE_STEPS, days=st.floats(0, 5))
     def clean(self, crash: int | None, days: float) -> None:
         """Never so late that a salvage goes; run folders do, when days add up."""
         self.owe_what_has_ended()
@@ -217,34 +261,53 @@ class History(RuleBasedStateMachine):
     @invariant()
     def what_runs_is_untouched_and_what_is_gone_can_be_had_back(self) -> None:
         there = set(git(self.repo, "rev-list", "--objects", "--no-object-names", "--all").split())
+        files = self.entries(self.repo, *git(self.repo, "for-each-ref", "--format=%(objectname)").split())
         for task in self.tasks:
             if task.state == "running":
                 assert task.worktree.path.is_dir()
             elif not task.worktree.path.exists():
                 assert task.owed <= there, (task.ref.task_id, task.owed - there)
+                assert task.files <= files, (task.ref.task_id, task.files - files)
 
     def owe(self, task: Task) -> None:
         """What is there at the end: nobody writes in it any more."""
         if task.worktree.path.is_dir():
-            task.owed |= self.files(task)
-            staged = git(task.worktree.path, "ls-files", "-s").splitlines()
-            task.owed |= {line.split()[1] for line in staged}
+            task.files = self.files(task)
+            task.owed |= self.blobs_of(task)
+            staged = git(task.worktree.path, "ls-files", "-s", "-z").split("\0")[:-1]
+            task.owed |= {line.split()[1] for line in staged if not line.startswith("160000")}
 
     def owe_what_has_ended(self) -> None:
         for task in self.tasks:
             if task.state == "ended":
                 self.owe(task)
 
-    def files(self, task: Task) -> set[str]:
-        below = (task.worktree.path / task.ref.task_id).rglob("*")
-        tracked = {task.worktree.path / name for name in git(task.worktree.path, "ls-files").split()}
-        return {
-            blob(file.read_bytes()) for file in below if file.is_file() and (file.name != IGNORED or file in tracked)
-        }
+    def blobs_of(self, task: Task) -> set[str]:
+        return {sha for _, sha, _ in self.files(task)}
+
+    def files(self, task: Task) -> set[Entry]:
+        """All that lies in its folder, but for what is ignored."""
+        top, found = task.worktree.path, set[Entry]()
+        tracked = set(git(top, "ls-files", "-z").split("\0"))
+        for folder, folders, names in os.walk(top / task.ref.task_id):
+            folders[:] = [name for name in folders if name != ".git"]
+            for file in (Path(folder, name) for name in names):
+                path = str(file.relative_to(top))
+                if file.is_symlink():
+                    found.add(("120000", blob(os.fsencode(file.readlink())), path))
+                elif file.name != IGNORED or path in tracked:
+                    mode = "100755" if file.stat().st_mode & 0o100 else "100644"
+                    found.add((mode, blob(file.read_bytes()), path))
+        return found
+
+    def entries(self, path: Path, *commits: str) -> set[Entry]:
+        lines = [line for sha in commits for line in git(path, "ls-tree", "-r", "-z", sha).split("\0") if line]
+        told = [(line.partition("\t")[0].split(), line.partition("\t")[2]) for line in lines]
+        return {(mode, sha, name) for (mode, kind, sha), name in told if kind == "blob"}
 
     def blobs(self, path: Path, *commits: str) -> set[str]:
-        listed = [run_git(path, "ls-tree", "-r", commit, check=False).stdout.decode() for commit in commits]
-        return {line.split()[2] for one in listed for line in one.splitlines()}
+        there = [sha for sha in commits if run_git(path, "rev-parse", "-q", "--verify", sha, check=False).stdout]
+        return {sha for _, sha, _ in self.entries(path, *there)}
 
     def teardown(self) -> None:
         """All end; what is left then is what the policy keeps, and after its time nothing."""

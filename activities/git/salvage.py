@@ -8,9 +8,11 @@ The worktree is not touched by saving it. How a salvage is had back: `salvaged`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from activities.git.clone import Clone, WorktreeBroken, brought
 from activities.git.repository import printable
@@ -80,9 +82,17 @@ class _Report:
 
 
 def _ignored(git: Git) -> list[str]:
-    """Files and folders that are left out. `git` has made the snapshot."""
+    """Files and folders that are left out, and what repositories inside of the worktree have besides their files.
+
+    `git` has made the snapshot.
+    """
     listed = git.run("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory").stdout
-    return [printable(path).replace("\n", "\\n") for path in listed.split(b"\0") if path]
+    saved = git.run("ls-files", "-z").stdout.split(b"\0")
+    lowest = {PurePath(os.fsdecode(path.rpartition(b"/")[0])) for path in saved}
+    folders = {folder for one in lowest for folder in (one, *one.parents) if folder.name}
+    dirs = [folder / ".git" for folder in sorted(folders)]
+    inside = [os.fsencode(path) for path in dirs if os.path.lexists(git.env["GIT_WORK_TREE"] / path)]
+    return [printable(path).replace("\n", "\\n") for path in [*inside, *listed.split(b"\0")] if path]
 
 
 def _only_there(clone: Clone, git: Git, source: Git, head: str, tree: str, safe: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,8 @@ def test_everything_in_the_files_is_saved(worktree: Worktree, submodule: Path) -
         "sub/new": b"6",
         "sub/s": b"changed inside of the submodule",
     }
+    body = git(worktree.repository.path, "show", "-s", "--format=%b", ref)
+    assert re.findall(r"^    (\w.*)$", body, re.MULTILINE)[2:] == ["nested/.git", "sub/.git", "x.log"]
     assert git(worktree.repository.path, "fsck", "--no-dangling") == ""
 
 
