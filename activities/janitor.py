@@ -7,7 +7,6 @@ listed.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections import Counter
@@ -30,7 +29,6 @@ from activities.git import salvaged, slot
 from activities.git.clone import delete
 from activities.git.locks import exclusive
 from activities.git.owner import last_home
-from activities.git.repository import printable
 from activities.home import Home, repository_id
 from activities.leftovers import Leftover, delete_unused, leftovers, stale_locks
 from activities.runs import Ask, Run, State, as_repository, asking, known_repositories, known_runs
@@ -384,8 +382,8 @@ class Janitor:
 
 
 def _shown(text: str) -> str:
-    """Names need not be UTF-8."""
-    return printable(os.fsencode(text))
+    """Names need not be UTF-8, and what is told must."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _another(run: Run) -> str:

@@ -204,14 +204,12 @@ class TaskSteps(Leases):
                     raise asyncio.CancelledError
         return running.result(), cancelled
 
-    async def tell(self, workflow_id: str, signal: str, value: Any) -> bool:
-        """Signal another workflow; one that is gone needs to be told nothing. False: it is."""
+    async def tell(self, workflow_id: str, signal: str, value: Any) -> None:
+        """Signal another workflow; one that is gone needs to be told nothing."""
         try:
             await signalled(workflow_id, signal, value)
-            return True
         except FailureError as error:
             workflow.logger.warning("%s is not told %s: %s", workflow_id, signal, error)
-            return False
 
     # --- who does it ---------------------------------------------------------------------------------
 

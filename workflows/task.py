@@ -404,17 +404,16 @@ class TaskWorkflow(TurnTaking):
     async def _taken_back(self, sent: Submitted) -> bool:
         """What an operator wants undone does not land meanwhile. True: the task was cancelled.
 
-        The queue has the last word, however long a landing takes; one that is gone lands nothing.
+        The queue has the last word, however long a landing takes: one that says nothing is asked anew.
         """
-        self.enter(Stage.QUEUE, "the merge queue to let go of the candidate, for the rewind")
-        while sent.op not in self.answers and not self.abandoned:
-            if not await self.tell(sent.queue, "withdraw", sent.op):
-                self.answers[sent.op] = MergeAnswer(op=sent.op, kind="withdrawn")
-            if await self._heard(sent.op):
-                return True
+        cancelled = False
+        if sent.op not in self.answers:
+            self.enter(Stage.QUEUE, "the merge queue to let go of the candidate, for the rewind")
+            await self.tell(sent.queue, "withdraw", sent.op)
+            cancelled = await self._heard(sent.op)
         if sent.op in self.answers and self.answers[sent.op].kind == "landed":
             self.problem(f"no rewind to turn {self.rewind_to}: the work had landed before it could be taken back")
-        return False
+        return cancelled
 
     async def _heard(self, op: str, otherwise: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the queue's answer, not for ever. True: the task was cancelled."""
