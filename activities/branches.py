@@ -15,8 +15,8 @@ from activities.git.landing import base_of
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
 from activities.home import task_key
-from activities.merging import enqueue, settings_on
-from activities.preflight import asked_for, for_leave, look, refusals, rules_on
+from activities.merging import enqueue
+from activities.preflight import asked_for, for_leave, look, refusals, rules_on, ruling, settings_on
 from activities.prepare import check_gate, target_and_settings
 from activities.queue_contracts import Candidate, LandRequest, QueueEntry, SubmitBranchInput, Submitted
 from activities.server import Server, note_server, server_of
@@ -79,7 +79,8 @@ class BranchActivities:
         if repository.merge_base(base, head) is None:
             invalid("branch", f"{short_ref(branch)} has no history in common with {short_ref(target)}")
         strategy = settings.delivery.strategy
-        looked = look(repository, base, head, strategy, rules_on(repository, target, base))
+        lands_on = ruling(repository, target)
+        looked = look(repository, lands_on, head, strategy, rules_on(repository, target, lands_on))
         name, mail, subject = _newest(repository, head)
         candidate = Candidate(
             op=candidates.op_id(repository.common_dir, target, given.task_id, head, strategy),

@@ -24,8 +24,8 @@ from activities.git.repository import Repository, RepositoryProblem, open_reposi
 from activities.git.run import UnsupportedRepository
 from activities.home import repository_id, safe_name, task_key
 from activities.last_look import LastLook
-from activities.preflight import asked_for, for_leave, look, rules_on, to_mend
-from activities.protected import SETTINGS_FILE, for_a_task, gate_digests, queue_settings
+from activities.preflight import asked_for, for_leave, look, rules_on, ruling, settings_on, to_mend
+from activities.protected import SETTINGS_FILE, for_a_task, gate_digests
 from activities.queue_contracts import (
     BuildInput,
     BuildResult,
@@ -43,7 +43,6 @@ from activities.queue_contracts import (
     Submitted,
 )
 from activities.results import Results
-from activities.settings import QueueSettings
 from activities.site import Site, blocking, invalid, short_ref, worktree_of, write_model
 
 
@@ -75,12 +74,6 @@ async def enqueue(site: Site, candidate: Candidate, entry: QueueEntry) -> Submit
         static_summary=f"merge queue of {short_ref(candidate.ref.target)} in {candidate.ref.repo}",
     )
     return Submitted(op=candidate.op, queue=queue)
-
-
-@lru_cache(maxsize=256)
-def settings_on(repository: Repository, commit: str) -> QueueSettings:
-    """What `mergewright.toml` says there of the queue. Raises InvalidTask."""
-    return queue_settings(repository.read_file(commit, SETTINGS_FILE))
 
 
 @lru_cache(maxsize=256)
@@ -124,8 +117,8 @@ class MergeActivities:
             host=given.host,
             answer_to=ref.task_id,
         )
-        base = repository.tip(ref.target)
         with for_a_task():
+            base = ruling(repository, ref.target)
             settings, rules = settings_on(repository, base), rules_on(repository, ref.target, base)
         looked = look(repository, base, given.head, given.strategy, rules)
         with repository.git() as git:

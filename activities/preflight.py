@@ -20,11 +20,12 @@ from activities.contracts import Finding, GateResult
 from activities.faults.policy import RULES
 from activities.git import change
 from activities.git.change import Entry
+from activities.git.landing import base_known
 from activities.git.repository import Repository
 from activities.git.run import IDENTITY, Git
 from activities.policy import Rules, by_amount, by_commit, by_link, by_path, by_size, by_twin
 from activities.protected import SETTINGS_FILE, policy_settings, queue_settings
-from activities.settings import Strategy
+from activities.settings import QueueSettings, Strategy
 from activities.site import short_ref, write_atomically
 
 TABLE_BYTES = 2_900
@@ -33,6 +34,18 @@ MOST_SHOWN = 20
 CELL = 160
 
 _HINT = "The policy of the target branch does not let your change land. Mend each finding of the table."
+
+
+@lru_cache(maxsize=256)
+def settings_on(repository: Repository, commit: str) -> QueueSettings:
+    """What `mergewright.toml` says there of the queue. Raises InvalidTask."""
+    return queue_settings(repository.read_file(commit, SETTINGS_FILE))
+
+
+def ruling(repository: Repository, target: str) -> str:
+    """The commit whose rules count: the one that the next chain will be built on, as far as it is known without asking
+    a remote. Raises InvalidTask."""
+    return base_known(repository, target, settings_on(repository, repository.tip(target)).push)
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ from activities.home import Home
 from activities.masking import MASKS
 from activities.overuse import noted
 from activities.policy_told import told
-from activities.preflight import rules_on
+from activities.preflight import rules_on, ruling
 from activities.prompts import render
 from activities.settings import Strategy
 from activities.site import read_json, short_ref
@@ -103,9 +103,9 @@ def _policy(given: TurnInput, worktree: Worktree, strategy: Strategy) -> list[st
     """Of the target as it is now. What is wrong with its settings is told when the work is collected."""
     if given.role == "reviewer":
         return []
-    repository = worktree.repository
+    repository, target = worktree.repository, given.ref.target
     try:
-        return told(rules_on(repository, given.ref.target, repository.tip(given.ref.target)), strategy)
+        return told(rules_on(repository, target, ruling(repository, target)), strategy)
     except ApplicationError:
         return []
 

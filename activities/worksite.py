@@ -12,7 +12,7 @@ from activities.git.history import subjects
 from activities.git.merging import start_merge, unresolved
 from activities.git.worktree import Worktree
 from activities.overlaps import overlaps
-from activities.preflight import MOST_SHOWN, as_gate, preflight, rules_on
+from activities.preflight import MOST_SHOWN, as_gate, preflight, rules_on, ruling
 from activities.protected import for_a_task
 from activities.settle import settle
 from activities.setup import ready
@@ -44,8 +44,9 @@ class WorksiteActivities:
         files = repository.changed_files(base, head)
         started = time.monotonic()
         with for_a_task():
-            rules = rules_on(repository, given.ref.target, target)
-        found = [] if undecided else preflight(repository, target, head, given.strategy, rules)
+            lands_on = ruling(repository, given.ref.target)
+            rules = rules_on(repository, given.ref.target, lands_on)
+        found = [] if undecided else preflight(repository, lands_on, head, given.strategy, rules)
         log = self.site.home.run(given.ref.key) / "policy" / f"{head[:12]}.md"
         return Collected(
             head=head,

@@ -8,7 +8,7 @@ from temporalio.client import WorkflowUpdateFailedError
 from tests.git.repos import commit, git, write
 from tests.kit import Kit
 from tests.queue_kit import Queue, ended, on_main
-from workflows.contracts import Code, Priority
+from workflows.contracts import Code, LandStatus, Priority
 
 
 async def test_those_that_pass_together_land_together(kit: Kit) -> None:
@@ -254,6 +254,32 @@ async def test_a_remote_gets_it_first_and_somebody_who_pushed_there_meanwhile_co
     assert {"a.txt", "b.txt", "theirs.txt"} <= on_main(kit.repo)
     assert (kit.repo / "theirs.txt").exists()
     assert (status.ejected, status.behind) == (0, "")
+
+
+async def test_the_policy_is_that_of_the_remote_that_it_lands_on(kit: Kit) -> None:
+    queue = Queue(kit)
+    remote, other = kit.folder / "remote.git", kit.folder / "colleague"
+    queue.configure("true", push="origin")
+    git(kit.folder, "clone", "-q", "--bare", str(kit.repo), str(remote))
+    git(kit.repo, "remote", "add", "origin", str(remote))
+    git(kit.folder, "clone", "-q", str(remote), str(other))
+    for name in ("user.name", "user.email"):
+        git(other, "config", name, "colleague")
+    text = (other / "mergewright.toml").read_text()
+    commit(other, {"mergewright.toml": f"{text}[policy]\ndeny = ['vendor/']\n"})
+    git(other, "push", "-q", "origin", "main")
+    for name in ("one", "two"):
+        queue.branch(name, {"vendor/a": "x\n"})
+    async with kit.worker():
+        landings = [await queue.send("one")]
+        results = await ended(*landings)
+        landings.append(await queue.send("two"))
+        results += await ended(landings[1])
+        sent = [(await landing.query("status", result_type=LandStatus)).queue for landing in landings]
+    assert {(one.code, one.reason.split(".")[0]) for one in results} == {
+        (Code.POLICY, "deny: vendor/a: must not change"),
+    }
+    assert sent == [queue.id, ""]  # by then it was known here what the remote has
 
 
 async def test_what_the_remote_refuses_is_sent_back_with_its_words(kit: Kit) -> None:

@@ -35,7 +35,7 @@ from activities.git.candidate import one_line, unpin
 from activities.git.chain import keep_chains
 from activities.git.checkout import InTheWay, Move, Way, moving
 from activities.git.locks import exclusive, outwait
-from activities.git.remote import fetch, push
+from activities.git.remote import fetch, last_seen, push
 from activities.git.repository import Checkout, Repository, RepositoryProblem
 from activities.git.run import Git, GitError
 from activities.queue_contracts import Landed, LandInput
@@ -129,8 +129,18 @@ def base_of(repository: Repository, target: str, checkout: str, push: str) -> st
     Where the target is parked, of that branch: what was parked must land, also when `checkout` has changed since.
     Raises RepositoryProblem when there is no such branch or remote; GitError when the network fails.
     """
-    if push:
-        return fetch(repository, push, target)
+    return fetch(repository, push, target) if push else _local_base(repository, target)
+
+
+def base_known(repository: Repository, target: str, push: str) -> str:
+    """As `base_of`, without the network: of a remote, where its branch was when it was looked at last, unless the local
+    one has all of that: then somebody has pulled since."""
+    now = _local_base(repository, target)
+    seen = last_seen(repository, push, target) if push else None
+    return seen if seen and not repository.contains(seen, now) else now
+
+
+def _local_base(repository: Repository, target: str) -> str:
     now, parked = repository.tip(target), _parked(repository, target)
     return parked if parked and repository.contains(now, parked) else now
 

@@ -44,6 +44,11 @@ def fetch(repository: Repository, remote: str, target: str) -> str:
         return _fetch(repository, git, _address(repository, remote, "url"), remote, target)
 
 
+def last_seen(repository: Repository, remote: str, target: str) -> str | None:
+    """The sha of the remote's branch when it was fetched or pushed last; None: never."""
+    return repository.sha(_ref(remote, target))
+
+
 def push(repository: Repository, remote: str, target: str, base: str, tip: str) -> Landed:
     """Moves the remote's `target` from `base` to its descendant `tip`, or says why not. A second run finds it landed.
 
