@@ -14,7 +14,7 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.contracts import TASK_QUEUE
+from activities.contracts import TASK_QUEUE, Finding
 from activities.git import candidate as candidates
 from activities.git.candidate import unpin
 from activities.git.chain import ChainBuilder, pin_chains
@@ -24,7 +24,7 @@ from activities.git.repository import Repository, RepositoryProblem, open_reposi
 from activities.git.run import UnsupportedRepository
 from activities.home import repository_id, safe_name, task_key
 from activities.last_look import LastLook
-from activities.preflight import asked_for, for_leave, look, rules_on, ruling, settings_on, to_mend
+from activities.preflight import as_gate, asked_for, for_leave, look, refusals, rules_on, ruling, settings_on, to_mend
 from activities.protected import SETTINGS_FILE, for_a_task, gate_digests
 from activities.queue_contracts import (
     BuildInput,
@@ -90,12 +90,25 @@ class MergeActivities:
     async def submit(self, given: SubmitInput) -> Submitted:
         """Pin the head in the repository and hand it to the merge queue.
 
-        The same head again is the same candidate: the queue knows it.
+        The same head again is the same candidate: the queue knows it. One that is not in the queue and that the policy
+        of the target, as it is by now, refuses is not handed over: its agent mends it.
         """
-        candidate, entry = await blocking(self._candidate, given)
+        candidate, entry, found = await blocking(self._candidate, given)
+        if refused := await blocking(self._refused, candidate, found):
+            return refused
         return await enqueue(self.site, candidate, entry)
 
-    def _candidate(self, given: SubmitInput) -> tuple[Candidate, QueueEntry]:
+    def _refused(self, candidate: Candidate, found: list[Finding]) -> Submitted | None:
+        repository = open_repository(candidate.ref.repo)
+        log = self.site.home.run(candidate.ref.key) / "policy" / f"{candidate.head[:12]}.md"
+        gate = as_gate(found, log, 0.0)
+        if gate is None or self.site.home.candidate(repository.common_dir, candidate.op).exists():
+            return None  # who is in the queue is looked at there
+        with repository.git() as git:
+            unpin(git, candidate.op)
+        return Submitted(op=candidate.op, queue="", refused=refusals(found), preflight=gate)
+
+    def _candidate(self, given: SubmitInput) -> tuple[Candidate, QueueEntry, list[Finding]]:
         ref = given.ref
         worktree = worktree_of(self.site.home, ref)
         repository = worktree.repository
@@ -140,7 +153,7 @@ class MergeActivities:
             asked=asked_for(looked.found),
         )
         noted = {"looked": "" if to_mend(looked.found) else looked.digest, "asked": entry.asked}
-        return candidate.model_copy(update=noted), entry
+        return candidate.model_copy(update=noted), entry, looked.found
 
     @activity.defn
     async def build(self, given: BuildInput) -> BuildResult:

@@ -129,6 +129,8 @@ class Submitted(Model):
     """Workflow id of the merge queue."""
     refused: list[str] = []
     """Not handed over: what the policy finds in it, a line each."""
+    preflight: GateResult | None = None
+    """The same as a red gate, for a task's agent."""
 
 
 class Conflict(Model):

@@ -117,6 +117,26 @@ async def test_what_the_policy_finds_while_work_waits_goes_back_to_the_agent(kit
     assert kit.refs() == []
 
 
+async def test_what_the_policy_finds_when_work_is_handed_in_goes_back_to_the_agent(kit: Kit) -> None:
+    agent = kit.agent(
+        executor=[{"write": {"vendor/a": "x\n", "new.txt": "work\n"}}], fixer=[{"shell": "git rm -q vendor/a"}]
+    )
+    running, stricter = kit.folder / "running", kit.folder / "stricter"
+    gate = {"name": "test", "command": f"touch {running}; until test -e {stricter}; do sleep 0.05; done"}
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=agent, gates=[gate]))
+        first = await status_when(handle, lambda now: now.stage is Stage.GATES and running.exists())
+        commit(kit.repo, {"mergewright.toml": "[policy]\ndeny = ['vendor/']\n"})
+        stricter.touch()
+        result = await asyncio.wait_for(handle.result(), PATIENCE)
+        status = await handle.query("status", result_type=TaskStatus)
+    assert first.findings == []
+    assert (result.outcome, result.turns, status.merge_attempts, status.gate_failures) == ("merged", 2, 1, 0)
+    prompt = next((kit.home.root / "runs").glob("*/turns/002-fixer/prompt.md")).read_text()
+    assert "| deny | vendor/a | must not change |" in prompt
+    assert kit.refs() == []
+
+
 async def test_two_that_conflict_are_resolved_and_both_land(kit: Kit) -> None:
     def agent(text: str) -> dict[str, Any]:
         return kit.agent(executor=[{"sleep": 1, "append": {"README.md": text}}], resolver=[{"resolve": True}])

@@ -37,7 +37,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows import options
     from workflows.contracts import BlockedReason, MergeAnswer, Outcome, QueueNote, Stage, TaskResult
     from workflows.policy import gate_faults, turns
-    from workflows.policy.answers import explain_answer
+    from workflows.policy.answers import explain_answer, refused
     from workflows.steps import End, Todo, failure
     from workflows.turn_taking import TurnTaking
 
@@ -385,6 +385,11 @@ class TaskWorkflow(TurnTaking):
             # Once it may be in the queue it must be known here, so that it can be taken out again.
             sent, cancelled = await self.whole(MergeActivities.submit, submission, "submit to the merge queue")
             self.ops = [*dict.fromkeys([*self.ops, sent.op])]
+            if sent.refused:
+                if cancelled:
+                    raise asyncio.CancelledError
+                self.stop_if_abandoned()
+                return refused(sent)
             if not cancelled:
                 cancelled = await self._heard(sent.op, self._leaves_queue)
             if not cancelled and self._leaves_queue():

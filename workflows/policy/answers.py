@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from activities.contracts import GateResult
-from activities.queue_contracts import Evidence
+from activities.queue_contracts import Evidence, Submitted
 from activities.settings import tail
 from workflows.contracts import Code, LandResult, MergeAnswer
 
@@ -91,6 +91,14 @@ def evidence_of(answer: MergeAnswer) -> Evidence:
             "messages": known.messages or (conflict.messages if conflict else []),
             "gates": known.gates or answer.gates,
         }
+    )
+
+
+def refused(sent: Submitted) -> MergeAnswer:
+    """Of what was not handed over, as if the queue had sent it back."""
+    gates, evidence = [sent.preflight] if sent.preflight else [], Evidence(messages=sent.refused[1:])
+    return MergeAnswer(
+        op=sent.op, kind="policy", code=Code.POLICY, reason=sent.refused[0], gates=gates, evidence=evidence
     )
 
 
