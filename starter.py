@@ -20,6 +20,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 os.environ["GIT_PYTHON_REFRESH"] = "quiet"  # a host without git is told so by `doctor`, not by a traceback
 from activities.contracts import CleanedUp
 from activities.home import Home, default_home
+from activities.plain import plain
 from console import clean as cleaning
 from console import doctor as check
 from console import inputs, queue_commands, salvage_commands
@@ -169,7 +170,7 @@ def finish(end: TaskResult | LandResult | str | None) -> None:
     elif isinstance(end, TaskResult):
         console.print_json(end.model_dump_json())
     elif end is not None:
-        typer.echo(f"failed: {end}", err=True)
+        typer.echo(f"failed: {plain(end)}", err=True)
         raise typer.Exit(1)
 
 

@@ -13,7 +13,7 @@ import asyncio
 import re
 import socket
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -60,32 +60,40 @@ class Proxy:
         self._refused: set[str] = set()
 
     def serve(self, listener: socket.socket) -> None:
-        self._tasks.add(asyncio.create_task(self._accept(listener)))
+        self._run(self._accept(listener))
 
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
 
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _accept(self, listener: socket.socket) -> None:
         port = listener.getsockname()[1]
 
-        async def answer(*here: Any) -> None:
-            if task := asyncio.current_task():
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            try:
-                with suppress(OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                    if len(self._tasks) > MOST_CONNECTIONS:
-                        log.warning("a command has too many connections at once", command=self._name)
-                    elif port in self._own:
-                        await _join(here, await asyncio.open_connection(self._own[port], port))
-                    else:
-                        await self._answer(*here)
-            finally:
+        def answer(*here: Any) -> None:
+            """Not a coroutine: Python 3.11 complains of each that is cancelled."""
+            if len(self._tasks) > MOST_CONNECTIONS:
                 here[1].close()
+                self._note("too many at once")
+            else:
+                self._run(self._serve_one(port, here))
 
         async with await asyncio.start_server(answer, sock=listener, limit=HEAD_BYTES) as server:
             await server.serve_forever()
+
+    async def _serve_one(self, port: int, here: Streams) -> None:
+        try:
+            with suppress(OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                if port in self._own:
+                    await _join(here, await asyncio.open_connection(self._own[port], port))
+                else:
+                    await self._answer(*here)
+        finally:
+            here[1].close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wanted = _Wanted(await reader.readuntil(b"\r\n\r\n"))
@@ -122,7 +130,7 @@ class Proxy:
     def _note(self, where: str) -> None:
         if where not in self._refused and len(self._refused) < MOST_CONNECTIONS:
             self._refused.add(where)
-            log.warning("a host that is not allowed was refused", host=where, command=self._name)
+            log.warning("a connection out of a sandbox was refused", to=where, command=self._name)
 
 
 class _Wanted:

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 from temporalio.client import Client, WorkflowQueryFailedError, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
 from activities.config import BadConfig
 from activities.git.locks import Busy
 from activities.git.repository import RepositoryProblem
+from activities.plain import plain
 from console.costs import NoTask
+from console.terminal import Terminal
 from console.turn_log import NoLog
 from service.codec import Undecodable
 from service.connect import CannotConnect, connect
 from service.devserver import CannotServe
 
-console = Console(highlight=False)
+console = Terminal()
 T = TypeVar("T")
 
 TaskId = Annotated[str, typer.Argument(help="Workflow id of the task.")]
@@ -41,7 +42,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         text = str(getattr(error.cause, "message", error.cause))
     except (RPCError, WorkflowQueryFailedError) as error:
         text = error.message.partition("\n")[0]
-    typer.echo(f"starter: {text}", err=True)
+    typer.echo(f"starter: {plain(text)}", err=True)
     raise typer.Exit(1)
 
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowQueryFailedError
@@ -27,6 +26,7 @@ from activities.site import short_ref
 from console import inputs
 from console.door import Address, Namespace, Repo, TaskQueue, connected, console, run
 from console.queue_view import queue_view, span
+from console.terminal import Terminal
 from service.devserver import CannotServe
 from workflows.contracts import LandResult, LandStatus, Priority, QueueStatus
 from workflows.policy.answers import explain
@@ -106,7 +106,7 @@ async def _status(handle: WorkflowHandle[Any, Any]) -> QueueStatus | None:
 
 
 def _print(status: QueueStatus) -> None:
-    shown = console if console.is_terminal else Console(width=PIPE_WIDTH, highlight=False)
+    shown = console if console.is_terminal else Terminal(width=PIPE_WIDTH)
     shown.print(queue_view(status, time.time()))
 
 

@@ -27,6 +27,7 @@ from activities.agents import UnknownRuntime, runtime
 from activities.agents.base import Reader, Turn, one_line
 from activities.contracts import TurnResult, Usage
 from activities.home import Home, safe_name
+from activities.plain import plain
 from activities.settings import AgentSpec, Role
 from activities.transcript import LINE_LIMIT
 from workflows.contracts import TaskResult, TaskStatus
@@ -43,11 +44,6 @@ _MARK = 4_096
 
 _FOLDER = re.compile(r"(\d+)-(\w+)")
 _OLDER = re.compile(r"stdout\.(\d+)\.log")
-_CONTROLS = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
-    r"|(?:\x1b\]|\x9d)[^\x00-\x1f\x7f-\x9f]*(?:\x07|\x1b\\|\x9c)"  # OSC: titles, links, the clipboard
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-)
 
 
 class NoLog(Exception):
@@ -221,11 +217,6 @@ def turns_of(run: Path) -> list[TurnFolder]:
 
 
 # --- its output ------------------------------------------------------------------------------------
-
-
-def plain(text: str) -> str:
-    """`text` without escape sequences and control characters, but for line feeds and tabs."""
-    return _CONTROLS.sub("", text)
 
 
 class _Growing:

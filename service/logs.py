@@ -10,6 +10,7 @@ import structlog
 from temporalio import activity, workflow
 
 from activities.masking import MASKS
+from activities.plain import plain
 
 
 def configure_logging() -> None:
@@ -23,7 +24,7 @@ def configure_logging() -> None:
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(default=str)
     )
     structlog.configure(
-        processors=[_drop_replays, *shared, structlog.processors.format_exc_info, renderer, _masked],
+        processors=[_drop_replays, *shared, structlog.processors.format_exc_info, _as_text, renderer, _masked],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
@@ -32,7 +33,7 @@ def configure_logging() -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, _masked],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _as_text, renderer, _masked],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
@@ -46,6 +47,11 @@ def _drop_replays(_: Any, __: str, event: Any) -> Any:
     if workflow.in_workflow() and workflow.unsafe.is_replaying_history_events():
         raise structlog.DropEvent
     return event
+
+
+def _as_text(_: Any, __: str, event: Any) -> Any:
+    """What agents say is in it, and a terminal shows it: no escape sequences."""
+    return {name: plain(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _masked(_: Any, __: str, line: Any) -> str:
