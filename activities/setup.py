@@ -119,7 +119,8 @@ def _put_all(place: Place, found: Sequence[extras.Extra]) -> None:
 
 def _fill_submodules(place: Place) -> None:
     try:
-        submodules.fill(place.repository, place.tree, place.commit, cone=place.cone)
+        cone = place.cone
+        submodules.fill(place.repository, place.tree, place.commit, wanted=cone.holds if cone else lambda _: True)
     except submodules.SubmoduleMissing as missing:
         failed(str(missing))
 
@@ -204,6 +205,8 @@ async def _set_up_and_note(
     given: dict[str, Any] = {"settings": settings.model_dump(mode="json", by_alias=True)}
     if settings != WorktreeSettings():
         found = await blocking(extras.find, worktree.repository, settings.copy_, settings.link)
+        if settings.submodules:
+            given["submodules"] = await blocking(submodules.links, worktree.repository, base, worktree.cone)
         given["links"] = [str(path) for path in extras.targets(found)]
         await blocking(write_atomically, note, json.dumps(given))  # for the tear-down, whatever happens
         place = _worktree_place(home, worktree, base, home.worktree_lock(worktree.key), trusted=trusted)
@@ -251,8 +254,8 @@ def _notes(home: Home, worktree: Worktree, settings: WorktreeSettings, base: str
         found.append(f"{settings.ports} ports of its own, from {own['MERGEWRIGHT_PORT_BASE']}: MERGEWRIGHT_PORT_0 …")
     if pointers := lfs.pointers(worktree.repository, worktree.path, base):
         found.append(f"Git LFS pointers, their content is not here and cannot be changed: {_few(pointers)}")
-    if settings.submodules and (links := submodules.paths(worktree.repository, base, worktree.cone)):
-        found.append(f"submodules, to be read: what is changed in them is no part of the work: {_few(links)}")
+    if settings.submodules and (links := submodules.links(worktree.repository, base, worktree.cone)):
+        found.append(f"submodules, to be read: what is changed in them is no part of the work: {_few(list(links))}")
     return found
 
 

@@ -9,8 +9,9 @@ from temporalio import activity
 
 from activities.contracts import Collected, CollectInput, Settled, SettleInput, UpdateBranchInput, UpdatedBranch, Usage
 from activities.git.history import subjects
-from activities.git.merging import start_merge, unresolved
+from activities.git.merging import unresolved
 from activities.git.worktree import Worktree
+from activities.moved import merge_in
 from activities.overlaps import overlaps
 from activities.preflight import MOST_SHOWN, as_gate, preflight, rules_on, ruling
 from activities.protected import for_a_task
@@ -70,7 +71,7 @@ class WorksiteActivities:
         repository = worktree.repository
         self.site.claim(repository)
         target, head = worktree.refresh(), worktree.published()
-        files = start_merge(worktree, target, given.message)
+        files = merge_in(self.site.home, given.ref, worktree, target, given.message)
         if not files:
             return UpdatedBranch(clean=True, head=worktree.published(), target=target)
         base = repository.merge_base(target, head) or target

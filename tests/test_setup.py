@@ -17,9 +17,11 @@ from temporalio.exceptions import ApplicationError
 from activities import ports, process
 from activities.config import PortRange
 from activities.contracts import TaskRef
+from activities.git import salvaged
 from activities.git.repository import open_repository
 from activities.git.worktree import Worktree, create
 from activities.home import Home
+from activities.moved import merge_in
 from activities.place import Place
 from activities.settings import SETUP_FAILED, SetupCache, WorktreeSettings
 from activities.settle import settle
@@ -218,6 +220,49 @@ async def test_what_a_second_set_up_has_left_half_done_is_no_work(tmp_path: Path
     salvaged = settle(home, ref, "abandoned").salvage_ref
     listed = git(worktree.repository.path, "ls-tree", "--name-only", str(salvaged)).split()
     assert set(listed) == {"README.md", "lock", "mergewright.toml", "new"}
+
+
+async def test_submodules_follow_the_target_and_what_was_done_in_them_is_saved(tmp_path: Path) -> None:
+    home, ref, _ = task_in(tmp_path, "[worktree]\nsubmodules = true\n")
+    shutil.rmtree(home.root)
+    repository = open_repository(ref.repo)
+    for name in ("moves", "goes", "stays"):
+        inner = make_repo(tmp_path / name, {"s": "1\n"})
+        git(repository.path, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(inner), name)
+    commit(repository.path)
+
+    def second(name: str) -> str:
+        """A commit that the user has of it, and what the user's own one is at."""
+        write(repository.path / name, {"s": "2\n"})
+        git(repository.path / name, "-c", "user.name=n", "-c", "user.email=e", "commit", "-qam", "two")
+        return git(repository.path / name, "rev-parse", "HEAD")
+
+    base = repository.tip(ref.target)
+    with repository.git() as hardened:  # those of the worktree that began before there were submodules
+        hardened.update_refs("delete refs/mergewright/base/t.1")
+    worktree = create(repository, home.worktree("t.1"), "t.1", "mergewright/t", base, ref.target)
+    await set_up_worktree(home, worktree, base, worktree_settings(repository, base))
+    write(worktree.path, {"moves/mine": "x\n", "new": "work\n"})
+    worktree.commit_all("work")
+    moved = second("moves")
+    git(repository.path, "rm", "-q", "goes")
+    commit(repository.path)
+    target = worktree.refresh()
+    away = (repository.common_dir / "modules/moves").rename(tmp_path / "away")
+    with pytest.raises(ApplicationError, match="git submodule update --init"):
+        merge_in(home, ref, worktree, target, "Merge main")
+    away.rename(repository.common_dir / "modules/moves")
+    for _ in range(2):
+        assert merge_in(home, ref, worktree, target, "Merge main") == []
+    assert git(worktree.path / "moves", "rev-parse", "HEAD") == moved
+    assert (worktree.path / "moves/s").read_text() == "2\n"
+    assert not (worktree.path / "goes").exists()
+    assert (worktree.path / "stays/s").exists()
+    assert git(worktree.path, "status", "--porcelain") == ""
+    head = worktree.commit_all("nothing")
+    assert repository.changed_files(target, head) == ["new"]
+    [saved] = salvaged.listing(repository, "t")
+    assert git(repository.path, "show", f"{saved.commit}:moves/mine") == "x"
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:

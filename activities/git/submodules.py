@@ -6,6 +6,7 @@ Each is a shared clone, as the worktree itself is: an agent may commit in it, an
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from activities.git.clone import delete, make, unlink_way
@@ -20,16 +21,17 @@ class SubmoduleMissing(Exception):
     """One line: what the user does not have, and the remedy."""
 
 
-def fill(repository: Repository, tree: Path, commit: str, below: str = "", cone: Cone | None = None) -> None:
-    """Checks out every submodule of `commit` in `tree`, with theirs; of a sparse tree those in its `cone`. What lay
-    there is gone.
+def fill(
+    repository: Repository, tree: Path, commit: str, below: str = "", wanted: Callable[[str], bool] = lambda _: True
+) -> None:
+    """Checks out every submodule of `commit` in `tree` whose path is `wanted`, with theirs. What lay there is gone.
 
     To be called when nobody writes in `tree`. Raises SubmoduleMissing.
     """
     with repository.git() as git:
-        links, names = _links(git, commit), _names(git, commit)
-    for path, sha in links.items():
-        if cone and not cone.holds(path):
+        found, names = _links(git, commit), _names(git, commit)
+    for path, sha in found.items():
+        if not wanted(path):
             continue
         inner = _repository(repository, names.get(path), f"{below}{path}")
         place = tree / path
@@ -44,10 +46,19 @@ def fill(repository: Repository, tree: Path, commit: str, below: str = "", cone:
         fill(inner, place, sha, f"{below}{path}/")
 
 
-def paths(repository: Repository, commit: str, cone: Cone | None = None) -> list[str]:
-    """Of the submodules of `commit`, without theirs; of a sparse tree those in its `cone`."""
+def links(repository: Repository, commit: str, cone: Cone | None = None) -> dict[str, str]:
+    """The submodules of `commit`, without theirs, with the commits they are at; of a sparse tree in its `cone`."""
     with repository.git() as git:
-        return [path for path in _links(git, commit) if cone is None or cone.holds(path)]
+        return {path: sha for path, sha in _links(git, commit).items() if cone is None or cone.holds(path)}
+
+
+def follow(repository: Repository, tree: Path, commit: str, moved: Collection[str], gone: Collection[str]) -> None:
+    """Brings some to where `commit` has them, and takes those away that it has no more. Else as `fill`."""
+    for path in gone:
+        unlink_way(tree, path)
+        if (tree / path / ".git").is_dir():
+            delete(tree / path)
+    fill(repository, tree, commit, wanted=lambda path: path in moved)
 
 
 def _links(git: Git, commit: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 from activities.git import lfs, slot
 from activities.git.repository import Repository
 from activities.git.salvage import save
-from activities.git.submodules import SubmoduleMissing, fill, paths
+from activities.git.submodules import SubmoduleMissing, fill, links
 from tests.git.repos import commit, git, make_repo, write
 from tests.git.worktrees import content, new, status
 
@@ -32,7 +32,7 @@ def test_a_submodule_is_filled_with_its_own_from_what_the_user_has(
         fill(repository, worktree.path, sha)
         assert (worktree.path / "sub/s").read_text() == "1"
         assert (worktree.path / "sub/libs/inner/deep").read_text() == "2"
-    assert paths(repository, sha) == ["sub"]
+    assert list(links(repository, sha)) == ["sub"]
     assert status(worktree) == ""
     assert worktree.commit_all("nothing") == sha
     worktree.put_back(sha)
@@ -58,6 +58,9 @@ def test_a_slot_has_the_submodule_of_its_commit(repository: Repository, submodul
             assert (top / "sub/s").read_text() == text
             assert git(top, "status", "--porcelain") == ""
             write(top, {"sub/s": "left by a gate", "sub/new": "x"})
+        git(repository.path, "rm", "-q", "sub")
+        top = slot.checkout(taken, repository, commit(repository.path))
+        assert not (top / "sub").exists()
 
 
 def test_what_the_user_does_not_have_is_named(repository: Repository, submodule: Path, tmp_path: Path) -> None:
