@@ -226,7 +226,7 @@ async def test_submodules_follow_the_target_and_what_was_done_in_them_is_saved(t
     home, ref, _ = task_in(tmp_path, "[worktree]\nsubmodules = true\n")
     shutil.rmtree(home.root)
     repository = open_repository(ref.repo)
-    for name in ("moves", "goes", "stays"):
+    for name in ("moves", "goes", "becomes", "stays"):
         inner = make_repo(tmp_path / name, {"s": "1\n"})
         git(repository.path, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(inner), name)
     commit(repository.path)
@@ -245,8 +245,8 @@ async def test_submodules_follow_the_target_and_what_was_done_in_them_is_saved(t
     write(worktree.path, {"moves/mine": "x\n", "new": "work\n"})
     worktree.commit_all("work")
     moved = second("moves")
-    git(repository.path, "rm", "-q", "goes")
-    commit(repository.path)
+    git(repository.path, "rm", "-q", "goes", "becomes")
+    commit(repository.path, {"becomes/deep/file": "no submodule any more\n"})
     target = worktree.refresh()
     away = (repository.common_dir / "modules/moves").rename(tmp_path / "away")
     with pytest.raises(ApplicationError, match="git submodule update --init"):
@@ -258,6 +258,7 @@ async def test_submodules_follow_the_target_and_what_was_done_in_them_is_saved(t
     assert (worktree.path / "moves/s").read_text() == "2\n"
     assert not (worktree.path / "goes").exists()
     assert (worktree.path / "stays/s").exists()
+    assert [path.name for path in (worktree.path / "becomes").rglob("*")] == ["deep", "file"]
     assert git(worktree.path, "status", "--porcelain") == ""
     head = worktree.commit_all("nothing")
     assert repository.changed_files(target, head) == ["new"]

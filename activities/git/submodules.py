@@ -56,9 +56,24 @@ def follow(repository: Repository, tree: Path, commit: str, moved: Collection[st
     """Brings some to where `commit` has them, and takes those away that it has no more. Else as `fill`."""
     for path in gone:
         unlink_way(tree, path)
-        if (tree / path / ".git").is_dir():
-            delete(tree / path)
+        if (tree / path / ".git").is_dir() and not (tree / path).is_symlink():
+            _take_away(repository, tree, commit, path)
     fill(repository, tree, commit, wanted=lambda path: path in moved)
+
+
+def _take_away(repository: Repository, tree: Path, commit: str, path: str) -> None:
+    """But for the files that `commit` has in its place."""
+    with repository.git() as git:
+        listed = git("--literal-pathspecs", "ls-tree", "-r", "-z", "--name-only", commit, "--", f"{path}/")
+    files = {tree / name for name in listed.split("\0") if name}
+    above = {folder for file in files for folder in file.parents}
+    left = [tree / path]
+    while left:
+        place = left.pop()
+        if place in above and place.is_dir() and not place.is_symlink():
+            left += place.iterdir()
+        elif place not in files:
+            delete(place)
 
 
 def _links(git: Git, commit: str) -> dict[str, str]:
