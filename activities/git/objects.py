@@ -146,7 +146,8 @@ class Objects:
         if not line:
             raise Unreadable(f"git cat-file has ended while it was asked for {name}")
         parts, (first, *more) = line.rsplit(None, 2), name.split("\n")
-        if _SHA.fullmatch(parts[0]) and parts[1:] != ["missing"] and line != f"{first}\n":
+        # The name of what is missing may be a sha too.
+        if _SHA.fullmatch(parts[0]) and parts[-1].isdigit() and line != f"{first}\n":
             return parts
         # The name is repeated, with its line breaks, and that it is missing.
         for _ in more:

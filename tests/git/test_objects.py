@@ -70,13 +70,29 @@ def test_what_is_not_there(repository: Repository) -> None:
         objects = hardened.objects
         for name in ("refs/heads/none", "0" * 40, "", "two\nlines\n", f"{sha}^{{tree}}", "-z", f"{sha} commit 1\nx"):
             assert objects.commit(name) is None
-        assert objects.has(sha)
-        assert not objects.has("0" * 40)
+        assert (objects.has("0" * 40), objects.has(f"{sha} is"), objects.has(sha)) == (False, False, True)
         assert objects.read("0" * 40) is None
         assert objects.read(f"{sha}:no\nsuch\nfile") is None
         with pytest.raises(Unreadable):
             objects.changes(sha, "0" * 40)
         assert objects.commit("refs/heads/main") == sha  # the answers still belong to the questions
+
+
+def test_a_large_object_comes_in_pieces(repository: Repository) -> None:
+    sha = git(repository.path, "hash-object", "-w", "--stdin", stdin=b"0123456789")
+    empty = git(repository.path, "hash-object", "-w", "--stdin", stdin=b"")
+    with repository.git() as hardened:
+        objects = hardened.objects
+        assert list(objects.pieces(sha, 4)) == [b"0123", b"4567", b"89"]
+        assert list(objects.pieces(sha, 5)) == [b"01234", b"56789"]
+        assert list(objects.pieces(empty)) == []
+        assert objects.read(sha) == b"0123456789"
+        with pytest.raises(Unreadable, match="is missing"):
+            list(objects.pieces("0" * 40))
+        assert objects.folder(objects.tree("main"))["exec"] == (
+            "100644",
+            git(repository.path, "rev-parse", "main:exec"),
+        )
 
 
 def test_refs_are_read_as_they_are_now(repository: Repository) -> None:
