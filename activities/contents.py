@@ -109,11 +109,13 @@ def by_content(rules: Rules, reader: Reader) -> Iterator[Finding]:
 
 
 def by_message(rules: Rules, commits: Iterable[Commit], *, whole: bool) -> Iterator[Finding]:
-    """`whole`: not only the first line of each message lands."""
+    """`whole`: the commits land. Else they are squashed, and only the first line of each is kept, but of merges."""
     if not rules.on("secret"):
         return
     told = set[str]()
     for commit in commits:
+        if commit.is_merge and not whole:
+            continue
         lines = (commit.message if whole else commit.subject).split("\n")
         found = secret_scan.scan("", lines, range(len(lines)), rules.policy.detectors)
         where = f" in the message of commit {commit.sha[:10]}"

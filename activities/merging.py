@@ -131,8 +131,8 @@ class MergeActivities:
             answer_to=ref.task_id,
         )
         with for_a_task():
-            base = ruling(repository, ref.target)
-            settings, rules = settings_on(repository, base), rules_on(repository, ref.target, base)
+            base, settings = ruling(repository, ref.target), settings_on(repository, repository.tip(ref.target))
+            rules = rules_on(repository, ref.target, base)
         looked = look(repository, base, given.head, given.strategy, rules)
         with repository.git() as git:
             tip = base_of(repository, ref.target, settings.checkout, settings.push) if given.after else base

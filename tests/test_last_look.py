@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from temporalio.exceptions import ApplicationError
 
 from activities.contracts import TaskRef
 from activities.git.chain import ChainBuilder
+from activities.git.landing import base_known
 from activities.git.repository import open_repository
 from activities.home import Home
 from activities.last_look import LastLook, may_be_twins, rules_at
+from activities.policy import twins
 from activities.preflight import asked_for, look, rules_on
 from activities.queue_contracts import BuiltChain, Candidate, ChainToBuild
 from activities.settings import Strategy
@@ -41,17 +45,17 @@ def handed_in(repo: Path, files: Files, strategy: Strategy = "merge") -> Candida
     return candidate(repo, head, task=name, strategy=strategy, ref=ref, **noted)
 
 
-def built(repo: Path, *given: Candidate, allowed: Mapping[str, str] | None = None) -> tuple[BuiltChain, list[bool]]:
+def built(repo: Path, *handed: Candidate, allowed: Mapping[str, str] | None = None) -> tuple[BuiltChain, list[bool]]:
     """The chain as `build` makes it; and of each step, whether there was anything new to look at."""
     repository = open_repository(str(repo))
     with repository.git() as hardened:
         base = repository.tip(MAIN)
         last_look = LastLook(repository, hardened, Home(repo.parent / "home"), MAIN, base, allowed or {})
-        chain = ChainBuilder(hardened, base, {one.op: one for one in given}, last_look).chain(
-            ChainToBuild(ops=[one.op for one in given])
+        chain = ChainBuilder(hardened, base, {one.op: one for one in handed}, last_look).chain(
+            ChainToBuild(ops=[one.op for one in handed])
         )
         new, below = [], base
-        for one, step in zip(given, chain.steps, strict=False):
+        for one, step in zip(handed, chain.steps, strict=False):
             new.append(last_look.anything_new(one, below, step, rules_at(hardened.objects, below, MAIN)))
             below = step.sha
     return chain, new
@@ -135,6 +139,33 @@ def test_leave_for_one_thing_is_no_leave_for_another(repo: Path) -> None:
     more = built(repo, one, allowed={one.op: one.asked})[0].alone
     assert more is not None
     assert (more.kind, more.leave) == ("leave", [WORKFLOW, "Jenkinsfile"])
+
+
+def test_the_rules_before_are_those_of_the_remote_as_it_was_seen(repo: Path) -> None:
+    repository, seen = open_repository(str(repo)), "refs/mergewright/remote/origin/main"
+    assert base_known(repository, MAIN, "origin") == repository.tip(MAIN)
+    newer = work(repo, {"a": "x\n"})
+    git(repo, "update-ref", seen, newer)
+    assert [base_known(repository, MAIN, push) for push in ("origin", "")] == [newer, repository.tip(MAIN)]
+    git(repo, "reset", "-q", "--hard", newer)
+    pulled = commit(repo, {"b": "x\n"})
+    assert base_known(repository, MAIN, "origin") == pulled
+
+
+names = st.text("aAbB", min_size=1, max_size=2)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(paths=st.sets(st.lists(names, min_size=1, max_size=3).map("/".join), min_size=1, max_size=6), data=st.data())
+def test_no_twin_goes_unsuspected(repo: Path, paths: set[str], data: st.DataObject) -> None:
+    there = {path for path in paths if not any(other.startswith(f"{path}/") for other in paths)}
+    new = {path for path in sorted(there) if data.draw(st.booleans())}
+    lines = "".join(f"M 100644 inline {path}\ndata 0\n" for path in there)
+    stream = f"commit refs/made/x\nmark :1\ncommitter U <u@e> 1 +0000\ndata 0\n{lines}\nget-mark :1\n"
+    head = git(repo, "fast-import", "--quiet", "--force", stdin=stream.encode())
+    with open_repository(str(repo)).git() as hardened:
+        suspected = may_be_twins(hardened.objects, hardened.objects.tree(head), new)
+    assert suspected or not twins(there, new)
 
 
 def test_a_candidate_of_a_version_that_noted_nothing_is_looked_at(repo: Path) -> None:

@@ -385,7 +385,7 @@ class TaskWorkflow(TurnTaking):
             # Once it may be in the queue it must be known here, so that it can be taken out again.
             sent, cancelled = await self.whole(MergeActivities.submit, submission, "submit to the merge queue")
             self.ops = [*dict.fromkeys([*self.ops, sent.op])]
-            if sent.refused:
+            if sent.refused and sent.op not in self.answers:
                 if cancelled:
                     raise asyncio.CancelledError
                 self.stop_if_abandoned()
