@@ -45,7 +45,8 @@ def settings_on(repository: Repository, commit: str) -> QueueSettings:
 def ruling(repository: Repository, target: str) -> str:
     """The commit whose rules count: the one that the next chain will be built on, as far as it is known without asking
     a remote. Raises InvalidTask."""
-    return base_known(repository, target, settings_on(repository, repository.tip(target)).push)
+    now = repository.tip(target)
+    return base_known(repository, target, now, settings_on(repository, now).push)
 
 
 @lru_cache(maxsize=256)

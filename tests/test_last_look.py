@@ -143,13 +143,14 @@ def test_leave_for_one_thing_is_no_leave_for_another(repo: Path) -> None:
 
 def test_the_rules_before_are_those_of_the_remote_as_it_was_seen(repo: Path) -> None:
     repository, seen = open_repository(str(repo)), "refs/mergewright/remote/origin/main"
-    assert base_known(repository, MAIN, "origin") == repository.tip(MAIN)
+    tip = repository.tip(MAIN)
+    assert base_known(repository, MAIN, tip, "origin") == tip
     newer = work(repo, {"a": "x\n"})
     git(repo, "update-ref", seen, newer)
-    assert [base_known(repository, MAIN, push) for push in ("origin", "")] == [newer, repository.tip(MAIN)]
+    assert [base_known(repository, MAIN, tip, push) for push in ("origin", "")] == [newer, tip]
     git(repo, "reset", "-q", "--hard", newer)
     pulled = commit(repo, {"b": "x\n"})
-    assert base_known(repository, MAIN, "origin") == pulled
+    assert base_known(repository, MAIN, pulled, "origin") == pulled
 
 
 names = st.text("aAbB", min_size=1, max_size=2)

@@ -129,19 +129,16 @@ def base_of(repository: Repository, target: str, checkout: str, push: str) -> st
     Where the target is parked, of that branch: what was parked must land, also when `checkout` has changed since.
     Raises RepositoryProblem when there is no such branch or remote; GitError when the network fails.
     """
-    return fetch(repository, push, target) if push else _local_base(repository, target)
+    return fetch(repository, push, target) if push else base_known(repository, target, repository.tip(target), "")
 
 
-def base_known(repository: Repository, target: str, push: str) -> str:
-    """As `base_of`, without the network: of a remote, where its branch was when it was looked at last, unless the local
-    one has all of that: then somebody has pulled since."""
-    now = _local_base(repository, target)
-    seen = last_seen(repository, push, target) if push else None
-    return seen if seen and not repository.contains(seen, now) else now
-
-
-def _local_base(repository: Repository, target: str) -> str:
-    now, parked = repository.tip(target), _parked(repository, target)
+def base_known(repository: Repository, target: str, now: str, push: str) -> str:
+    """As `base_of`, without the network, where the target is at `now`: of a remote, where its branch was when it was
+    looked at last, unless the target has all of that: then somebody has pulled since."""
+    if push:
+        seen = last_seen(repository, push, target)
+        return seen if seen and not repository.contains(seen, now) else now
+    parked = _parked(repository, target)
     return parked if parked and repository.contains(now, parked) else now
 
 
