@@ -525,6 +525,15 @@ async def test_more_output_than_it_may(cell: Cell) -> None:
     assert sum((cell.folder / name).stat().st_size for name in ("stdout", "stderr")) <= 3_000_000
 
 
+@pytest.mark.long
+async def test_a_gigabyte_of_output_and_more(cell: Cell) -> None:
+    """By the defaults."""
+    ended = await cell.run("yes a-line-of-a-gigabyte", on_line=None)
+    assert ended.limit.startswith("output: 1.0 GB")
+    assert (cell.folder / "stdout").stat().st_size <= 10**9
+    (cell.folder / "stdout").unlink()
+
+
 async def test_open_files_and_priority(cell: Cell) -> None:
     cell.limits = replace(Resources(open_files=100, nice=7).limits())
     assert await cell.says("ulimit -n; ulimit -Hn; nice") == "100\n100\n7"

@@ -18,8 +18,9 @@ from rich.console import Console
 
 from activities.contracts import TurnResult, Usage
 from activities.home import Home, task_key
+from activities.plain import plain
 from activities.settings import AgentSpec
-from console.turn_log import NoLog, Wanted, plain, show
+from console.turn_log import NoLog, Wanted, show
 from tests.agents.turns import SAMPLES
 from tests.kit import PATIENCE, Kit
 from tests.test_starter import TOP, starter
