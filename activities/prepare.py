@@ -116,16 +116,16 @@ class PrepareActivities:
         for index, gate in enumerate(settings.gates):
             check_gate(f"gates.{index}.command", gate)
 
-        sparse = check_sparse(repository, base, task, worktree_settings(repository, base))
-
         key = task_key(given.task_id, given.run_id)
+        place, sparse = self.site.home.worktree(key), list[str]()
+        if not place.exists():
+            sparse = check_sparse(repository, base, task, worktree_settings(repository, base))
         ref = TaskRef(task_id=given.task_id, key=key, repo=str(repository.path), target=target)
         self._clear_earlier_runs(ref, server)
         self._check_room(repository, key)
         note_server(self.site.home, key, server)
         note_ref(self.site.home, ref)  # first: whatever a kill leaves of the rest can be told whose it is
-        place, branch = self.site.home.worktree(key), task_branch(given.task_id)
-        worktree = create(repository, place, key, branch, base, target, sparse)
+        worktree = create(repository, place, key, task_branch(given.task_id), base, target, sparse)
         complete = task.model_copy(update=dict(settings))
         # What is in `env` may be secret, and nobody reads it there.
         kept = complete.model_dump_json(indent=1, exclude=_ENVIRONMENTS)

@@ -14,7 +14,7 @@ from activities.contracts import Settled, TaskRef
 from activities.git import turns
 from activities.git.candidate import unpin
 from activities.git.clone import WorktreeBroken, delete
-from activities.git.repository import open_repository
+from activities.git.repository import RepositoryProblem, open_repository
 from activities.git.salvage import Saved, save
 from activities.git.worktree import Worktree, create
 from activities.home import Home
@@ -38,7 +38,7 @@ def settle(home: Home, ref: TaskRef, outcome: str, landed_head: str | None = Non
         worktree = Worktree(open_repository(ref.repo), path, ref.key, task_branch(ref.task_id), ref.target)
         saved = None
         if settled is None or path.exists():
-            with suppress(WorktreeBroken):
+            with suppress(WorktreeBroken, RepositoryProblem):
                 if path.exists():
                     undo_half_done(home, worktree)
             also = () if landed_head else tuple(turns.kept(worktree).values())

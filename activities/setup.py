@@ -180,12 +180,13 @@ async def ready(home: Home, ref: TaskRef) -> Worktree:
     worktree = await blocking(worktree_of, home, ref)
     marker = home.rebuilt(ref.key)
     if marker.exists():
-        work = await blocking(_keep_work, worktree, marker)
         try:
             settings = await blocking(worktree_settings, worktree.repository, worktree.repository.tip(ref.target))
         except ApplicationError as error:
             failed(error.message)
-        await _set_up_and_note(home, worktree, work, settings, trusted=False)
+        if settings != WorktreeSettings() or marker.read_text():
+            work = await blocking(_keep_work, worktree, marker)
+            await _set_up_and_note(home, worktree, work, settings, trusted=False)
         marker.unlink()
     return worktree
 

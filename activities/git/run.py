@@ -190,8 +190,7 @@ def shadow(
     `work_tree` and `index` together let it read and write a checkout, as its user's settings say (line ends,
     sparse checkout); a linked worktree has settings of its own in `own_dir`. A checkout of `ours` is whole, and no
     change in it is overlooked, however the user's is; with `sparse`, patterns of git's cone mode, it holds only what
-    they name. `head` is what HEAD says in the shadow; the real HEAD is
-    neither read nor locked.
+    they name. `head` is what HEAD says in the shadow; the real HEAD is neither read nor locked.
     """
     with tempfile.TemporaryDirectory(prefix="mergewright-git-") as made:
         directory = Path(made)

@@ -107,7 +107,10 @@ class _Taking:
     def _never_there(self, gone: set[bytes]) -> set[bytes]:
         """Of what is not there, what nobody has ever had there; it is marked as left out."""
         cone = self.clone.cone
-        outside = {path for path in gone if cone and not cone.holds(os.fsdecode(path))}
+        names = {path: os.fsdecode(path) for path in gone} if cone else {}
+        outside = {path for path, name in names.items() if cone and not cone.holds(name)}
+        outside = {path for path in outside if not os.path.lexists(self.top / names[path])}  # a folder may be there
+        outside -= {entry.path for entry in self.staged}  # `git rm`, or a conflict that was put there
         if not outside:
             return set()
         mine = {"GIT_INDEX_FILE": str(self.git.git_dir / "index-theirs")}

@@ -77,10 +77,12 @@ def test_what_is_done_is_work_wherever_it_lies(worktree: Worktree) -> None:
     top = worktree.path
     write(top, {"libs/l": None, "services/api/new": "n", "docs/new": "n", "docs/more/m": "changed", "other/x": "x"})
     (top / "services/api/deep").rename(top / "docs/deep")
+    write(top, {"services/web/w/in": "a folder in place of a file"})
     head = worktree.commit_all("all of it")
-    named = {"docs/new", "docs/more/m", "other/x", "services/api/new", "docs/deep/b"}
-    assert set(changed(worktree, head)) == named | {"libs/l", "services/api/deep/b"}
-    assert set(tree(worktree, head)) == (FILES.keys() | named) - {"libs/l", "services/api/deep/b"}
+    named = {"docs/new", "docs/more/m", "other/x", "services/api/new", "docs/deep/b", "services/web/w/in"}
+    gone = {"libs/l", "services/api/deep/b", "services/web/w"}
+    assert set(changed(worktree, head)) == named | gone
+    assert set(tree(worktree, head)) == (FILES.keys() | named) - gone
     assert status(worktree) == ""
     (top / "docs/new").rename(top / "libs/new")  # across again: it was there once
     (top / "docs/more/m").unlink()
@@ -88,6 +90,15 @@ def test_what_is_done_is_work_wherever_it_lies(worktree: Worktree) -> None:
     assert not {"docs/new", "docs/more/m"} & set(tree(worktree, head))
     assert content(worktree, head, "libs/new") == b"n"
     assert "docs/d" in tree(worktree, head)
+
+
+def test_what_was_never_there_can_be_deleted_too(worktree: Worktree) -> None:
+    git(worktree.path, "rm", "-q", "--sparse", "docs/d")
+    saved = save(worktree, task_id="t", outcome="cancelled")
+    assert saved is not None
+    kept = turns.keep(worktree, "1")
+    for one in (saved.commit, kept, worktree.commit_all("gone")):
+        assert changed(worktree, one) == ["docs/d"]
 
 
 OWN = {
@@ -200,7 +211,8 @@ def test_the_target_is_merged_in_also_where_nothing_of_it_is_there(worktree: Wor
     assert worktree.repository.changed_files(theirs, head) == ["libs/l"]
 
 
-def test_a_conflict_outside_is_put_before_its_resolver(worktree: Worktree) -> None:
+@pytest.mark.parametrize("decided", ["both\n", None])
+def test_a_conflict_outside_is_put_before_its_resolver(worktree: Worktree, decided: str | None) -> None:
     write(worktree.path, {"docs/d": "ours\n", "libs/l": "ours\n"})
     worktree.commit_all("ours")
     git(worktree.path, "sparse-checkout", "reapply")
@@ -215,10 +227,13 @@ def test_a_conflict_outside_is_put_before_its_resolver(worktree: Worktree) -> No
         abort_merge(worktree)
         assert there(worktree) == HERE
     start_merge(worktree, theirs, "Merge main")
-    write(worktree.path, {"docs/d": "both\n", "libs/l": "both\n"})
+    write(worktree.path, {"docs/d": decided, "libs/l": "both\n"})
+    kept = turns.keep(worktree, "1")
     head = worktree.commit_all("resolved")
     assert unresolved(worktree) == []
-    assert worktree.repository.changed_files(theirs, head) == ["docs/d", "libs/l"]
+    for one in (kept, head):
+        assert worktree.repository.changed_files(theirs, one) == ["docs/d", "libs/l"]
+        assert ("docs/d" in tree(worktree, one)) == (decided is not None)
     assert content(worktree, head, "docs/more/m") == b"theirs\n"
 
 
@@ -270,7 +285,11 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=80 if os.environ.get("MERGEWRIGHT_EVERY_STEP") else 4,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 def test_the_work_is_what_an_agent_did(steps: list[tuple[str, str, str]]) -> None:
     """Beside a list of what each file should be; what is not there is as it was."""
     with tempfile.TemporaryDirectory(prefix="mergewright-test-") as folder:
