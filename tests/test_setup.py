@@ -28,6 +28,7 @@ from activities.settle import settle
 from activities.setup import ready, set_up_worktree, worktree_settings
 from activities.setup_cache import Cache, drop, kept_in
 from tests.git.repos import commit, git, make_repo, write
+from tests.git.test_killed import killed_at_each_step
 from tests.kit import PROGRAMS, Kit, status_when
 from workflows.contracts import Blocked, BlockedReason, TaskStatus
 
@@ -220,6 +221,23 @@ async def test_what_a_second_set_up_has_left_half_done_is_no_work(tmp_path: Path
     salvaged = settle(home, ref, "abandoned").salvage_ref
     listed = git(worktree.repository.path, "ls-tree", "--name-only", str(salvaged)).split()
     assert set(listed) == {"README.md", "lock", "mergewright.toml", "new"}
+
+
+@pytest.mark.long
+def test_killed_at_any_step_a_second_set_up_keeps_the_work(tmp_path: Path) -> None:
+    settings = '[worktree]\ncopy = [".env"]\nsetup = ["date > README.md; echo x > junk"]\n'
+    home, ref, worktree = task_in(tmp_path, settings)
+    home.create()
+    found = worktree_settings(worktree.repository, worktree.base())
+    asyncio.run(set_up_worktree(home, worktree, worktree.base(), found))
+    write(worktree.path, {"README.md": "work\n", "new": "work\n", "lock": None})
+    shutil.rmtree(worktree.path / ".git")
+    killed_at_each_step(tmp_path, lambda: asyncio.run(ready(home, ref)))
+    assert not home.rebuilt(ref.key).exists()
+    head = worktree.commit_all("work")
+    assert worktree.repository.changed_files(worktree.base(), head) == ["README.md", "lock", "new"]
+    assert git(worktree.repository.path, "show", f"{head}:README.md") == "work"
+    assert (worktree.path / ".env").exists()
 
 
 async def test_submodules_follow_the_target_and_what_was_done_in_them_is_saved(tmp_path: Path) -> None:

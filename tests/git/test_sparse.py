@@ -19,6 +19,7 @@ from activities.git.salvage import save
 from activities.git.sparse import Cone
 from activities.git.worktree import Worktree, create, open_worktree, rebuild
 from tests.git.repos import commit, git, make_repo, run_git, write
+from tests.git.test_killed import killed_at_each_step
 from tests.git.worktrees import MAIN, content, status, tree
 
 FILES = {
@@ -266,6 +267,23 @@ def test_folders_with_odd_names_are_what_git_takes_them_for(tmp_path: Path) -> N
     assert there(worktree) == {name for name in files if not name.endswith("/out")}
     assert worktree.cone is not None
     assert {name for name in files if worktree.cone.holds(name)} == there(worktree)
+    assert status(worktree) == ""
+
+
+@pytest.mark.long
+def test_killed_at_any_step_it_is_made_and_merged_all_the_same(repository: Repository, tmp_path: Path) -> None:
+    killed_at_each_step(tmp_path, lambda: sparse(repository, tmp_path / "w"))
+    worktree = sparse(repository, tmp_path / "w")
+    assert (there(worktree), status(worktree)) == (HERE, "")
+    write(worktree.path, {"docs/d": "ours\n"})
+    ours = worktree.commit_all("ours")
+    theirs = commit(repository.path, {"docs/d": "theirs\n", "docs/more/m": "theirs\n"})
+    killed_at_each_step(tmp_path, lambda: start_merge(worktree, theirs, "Merge"))
+    assert unresolved(worktree) == ["docs/d"]
+    write(worktree.path, {"docs/d": "both\n"})
+    head = worktree.commit_all("resolved")
+    assert git(repository.path, "rev-parse", f"{head}^1", f"{head}^2").split() == [ours, theirs]
+    assert repository.changed_files(theirs, head) == ["docs/d"]
     assert status(worktree) == ""
 
 
