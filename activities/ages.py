@@ -1,4 +1,4 @@
-"""How old things are, by the time that the janitor has seen pass: a clock that is set ahead makes nothing older.
+"""How old things are, by the time that the janitor has seen pass: a clock that is set ahead does not make them old.
 
 Time passes from one clean-up to the next, and never more than a day: not when the clock jumps, nor when there was no
 worker for a month. Then things are kept for longer. A thing is as old as the time that has passed since the first

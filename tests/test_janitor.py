@@ -151,7 +151,7 @@ async def test_ages_do_not_come_from_the_times_of_files(kit: Kit) -> None:
     assert (await cleaned(kit, 29)).removed == []
 
 
-async def test_a_clock_that_is_set_ahead_makes_nothing_older(kit: Kit) -> None:
+async def test_a_clock_that_is_set_ahead_does_not_make_things_old(kit: Kit) -> None:
     """Nor does one that is set right again, nor three months without a worker: each counts as one day at most."""
     config(kit, "[keep]\nsalvage_count = 0\nruns_days = 10\nsalvage_days = 10\n")
     ref = await ended(kit, "lost")
