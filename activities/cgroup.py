@@ -11,13 +11,14 @@ import itertools
 import os
 import re
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
 
 from activities.disk_watch import over_limit
-from activities.sandbox import Limits
+from activities.sandbox import UNLIMITED, Limits
 
 log = structlog.get_logger()
 
@@ -94,15 +95,19 @@ class Group:
         remove(self._folder)
 
 
-def of(limits: Limits) -> Group | None:
+@contextmanager
+def of(limits: Limits) -> Iterator[Group | None]:
     """A new one, where there can be; without it the command runs all the same."""
-    if _place is None or limits == Limits():
-        return None
+    group = None
     try:
-        return Group(_place, limits)
+        group = Group(_place, limits) if _place and limits != UNLIMITED else None
     except OSError as problem:
         log.warning("a command has no cgroup", why=str(problem))
-        return None
+    try:
+        yield group
+    finally:
+        if group:
+            group.close()
 
 
 def killed(events: str, peak: str, limit: int) -> str:
@@ -128,6 +133,7 @@ def write(folder: Path, limits: Limits) -> None:
 def remove(folder: Path) -> None:
     with suppress(OSError):
         (folder / "cgroup.kill").write_text("1")
+    with suppress(OSError):
         until = time.monotonic() + _KILLED_SECONDS
         while "populated 1" in _read(folder / "cgroup.events") and time.monotonic() < until:
             time.sleep(0.005)

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
@@ -141,13 +141,12 @@ async def run(
     held = await fence.take(lock)
     proxy = Proxy(command.sandbox.network if command.sandbox else "full", command.argv[0])
     disk = DiskWatch(_writable(command), command.limits.disk)
-    group = cgroup.of(command.limits)
     with (
         held,
         Transcript(stdout, stderr, on_line) as transcript,
         closing(proxy),
         closing(disk),
-        closing(group) if group else nullcontext(),
+        cgroup.of(command.limits) as group,
     ):
         child = Supervised(
             command,

@@ -98,6 +98,7 @@ class Proxy:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wanted = _Wanted(await reader.readuntil(b"\r\n\r\n"))
         try:
+            body = wanted.body
             async with asyncio.timeout(CONNECT_SECONDS):
                 there = await self._reach(wanted)
         except _Refused:
@@ -110,7 +111,7 @@ class Proxy:
             return
         if wanted.is_tunnel:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await _join((reader, writer), there)
+        await _join((reader, writer), there, body)
 
     async def _reach(self, wanted: _Wanted) -> Streams:
         """A connection on which the request has been made. Raises _Refused, OSError."""
@@ -138,12 +139,25 @@ class _Wanted:
 
     def __init__(self, head: bytes) -> None:
         first, *self._lines = head.split(b"\r\n")[:-2]
+        if b"\n" in first + b"".join(self._lines):  # to somebody else it might be two requests
+            raise ValueError("a line feed in a header")
         self._method, target, _ = first.decode("ascii").split(" ")
         self.is_tunnel = self._method == "CONNECT"
         self._url = urlsplit(f"//{target}" if self.is_tunnel else target)
         self.host, self.port = (self._url.hostname or "").rstrip("."), self._url.port or 80
         if not _HOST.fullmatch(self.host):
             raise ValueError(f"{self.host!r} is no host")
+
+    @property
+    def body(self) -> int | None:
+        """Bytes that belong to the request; none: it is a tunnel. Raises OSError where others might count otherwise."""
+        if self.is_tunnel:
+            return None
+        named = [line.partition(b":") for line in self._lines]
+        lengths = [value.strip() for name, _, value in named if name.strip().lower() == b"content-length"]
+        if len(lengths) > 1 or any(name.strip().lower() == b"transfer-encoding" for name, _, _ in named):
+            raise OSError("a body without one plain length")
+        return int(lengths[0]) if lengths else 0
 
     @property
     def place(self) -> str:
@@ -196,16 +210,20 @@ async def _through(above: SplitResult, wanted: _Wanted) -> Streams:
     return there, out
 
 
-async def _join(here: Streams, there: Streams) -> None:
+async def _join(here: Streams, there: Streams, most: int | None = None) -> None:
+    """`most`: bytes that may go there: a second request would be one that nobody has judged."""
     try:
-        await asyncio.gather(_pour(here[0], there[1]), _pour(there[0], here[1]))
+        await asyncio.gather(_pour(here[0], there[1], most), _pour(there[0], here[1]))
     finally:
         there[1].close()
 
 
-async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while chunk := await reader.read(HEAD_BYTES):
+async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int | None = None) -> None:
+    while chunk := await reader.read(HEAD_BYTES if most is None else min(HEAD_BYTES, most)):
         writer.write(chunk)
         await writer.drain()
+        most = None if most is None else most - len(chunk)
+    if most is not None:
+        return  # it waits for the answer
     with suppress(OSError, RuntimeError):
         writer.write_eof()

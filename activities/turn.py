@@ -358,9 +358,10 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         save(started.worktree, task_id=given.ref.task_id, outcome=f"written by the {given.role}", kept=given.commit)
         started.worktree.put_back(given.commit)
     notes = [*meanwhile.notes, *(["it was " + report.reason] if report.limit else [])]
-    tree = started.worktree.path
-    folders = {**(started.sandbox.instead if started.sandbox else {}), tree: tree}
-    overuse.note(home.overuse(given.ref.key, given.role), report.limit, folders)
+    if given.role != "compactor":  # it has no part in what fills the disk, and the next agent must be told
+        tree = started.worktree.path
+        folders = {**(started.sandbox.instead if started.sandbox else {}), tree: tree}
+        overuse.note(home.overuse(given.ref.key, given.role), report.limit, folders)
     worker = given.role in WORKERS
     if worker:
         _keep_for_rewind(started.worktree, given)

@@ -87,7 +87,8 @@ def test_a_command_that_the_kernel_has_ended_was_over_its_memory() -> None:
 
 def test_what_cannot_be_is_said_and_all_goes_on() -> None:
     assert cgroup._place is None
-    assert cgroup.of(LIMITS) is None
+    with cgroup.of(LIMITS) as group:
+        assert group is None
     if why := cgroup.problem():
         assert cgroup.adopt() == why
         assert cgroup._place is None

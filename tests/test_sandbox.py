@@ -393,6 +393,21 @@ async def test_a_port_of_this_host_that_is_named_is_there(cell: Cell, server: in
     assert said.splitlines() == ["hello", "HTTP/1.1 200 Connection establishedhello"]
 
 
+SMUGGLE = """
+import socket
+def ask(*parts):
+    s = socket.create_connection(("127.0.0.1", 3128))
+    s.sendall("".join(parts).encode())
+    s.makefile().read()
+first, second = "POST http://name.example/ HTTP/1.1\\r\\n", "GET http://10.0.0.1/ HTTP/1.1\\r\\n\\r\\n"
+ask(first, "Content-Length: 2\\r\\n\\r\\nhi", second)
+ask(first, "Content-Length: 2\\r\\nContent-Length: 0\\r\\n\\r\\n", second)
+ask(first, "Transfer-Encoding: chunked\\r\\n\\r\\n", second)
+ask(first, "X: y\\n\\n", second)
+"""
+"""A request that nobody has judged, behind or in one that is fine."""
+
+
 class _Above(socketserver.StreamRequestHandler):
     """The proxy of a company: notes what it is asked, and answers for all the world."""
 
@@ -408,6 +423,12 @@ class _Above(socketserver.StreamRequestHandler):
             if b"refused.example" in head:
                 self.wfile.write(b"HTTP/1.1 407 Who are you\r\n\r\n")
                 head = b""
+            elif head.startswith(b"POST"):
+                assert self.rfile.read(2) == b"hi"
+                self.connection.settimeout(0.3)
+                with suppress(TimeoutError):
+                    self.asked.append(self.rfile.read(1))
+                return
             else:
                 self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\nabove\n")
                 return
@@ -423,14 +444,15 @@ async def test_by_way_of_another_proxy_no_neighbour_is_reached(cell: Cell, monke
             monkeypatch.setenv(name, f"http://me:p%40ss@127.0.0.1:{above.server_address[1]}")
         fetch = f"NO_PROXY= no_proxy= python3 -c '{FETCH}' http"
         said = await cell.says(
-            f"{fetch}://name.example/x?y; {fetch}://127.0.0.1/; {fetch}://temporal/; {fetch}://db.internal/; "
+            f"python3 -c '{SMUGGLE}'; {fetch}://name.example/x?y; {fetch}://127.0.0.1/; {fetch}://temporal/; "
+            f"{fetch}://db.internal/; "
             f"for to in 127.1:7233 temporal:7233 refused.example:443; do python3 -c '{CONNECT}' $to; done"
         )
         above.shutdown()
     forbidden = "HTTP Error 403: Forbidden"
     assert said.splitlines() == ["above", *[forbidden] * 3, *["HTTP/1.1 403 Forbidden"] * 2, "HTTP/1.1 502 Bad Gateway"]
     assert [head.split(b" HTTP")[0] for head in _Above.asked] == [
-        b"GET http://name.example:80/x?y", b"CONNECT refused.example:443",
+        b"POST http://name.example:80/", b"GET http://name.example:80/x?y", b"CONNECT refused.example:443",
     ]  # fmt: skip
     assert all(b"Proxy-Authorization: Basic bWU6cEBzcw==\r\n" in head for head in _Above.asked)
 
