@@ -3,8 +3,8 @@
 worktrees/<key>/            a task's worktree (a shared clone)
 worktrees/<key>.lock        held by whatever works in it; the fence against a second attempt
 runs/<key>/                 a task's bulk: ref.json (whose it is), server.json (on which server), task.json, setup/,
-                            turns/, sessions/, gates/, policy/ …, and box/: home and temporary files of its
-                            set-up, agents and gates
+                            turns/, sessions/, gates/, policy/, overuse/ (which limit ended the last turn) …, and
+                            box/: home and temporary files of its set-up, agents and gates
 repositories/<id>/          per repository: repository.json (which one), landing.lock, landing.json, slots/,
                             candidates/ of its merge queues, gates/ (logs of the queues' runs), results/ (gates that
                             have passed, by tree), setups/ (what set-up commands have made, by what they depend on)

@@ -373,7 +373,8 @@ async def test_only_hosts_of_the_list_are_reached(cell: Cell, server: int, capfd
 async def test_of_all_hosts_none_is_this_one_or_a_neighbour(cell: Cell, server: int, client: Client) -> None:
     """Temporal, which asks nobody who they are, among them: by whatever name, address or notation."""
     temporal = int(client.service_client.config.target_host.rpartition(":")[2])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    ours = "127.0.0.2"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked, suppress(OSError):
         asked.connect(("192.0.2.99", 9))
         ours = asked.getsockname()[0]
     with socket.create_server((ours, 0)) as listening:
