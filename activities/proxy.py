@@ -98,9 +98,8 @@ class Proxy:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wanted = _Wanted(await reader.readuntil(b"\r\n\r\n"))
         try:
-            body = wanted.body
             async with asyncio.timeout(CONNECT_SECONDS):
-                there = await self._reach(wanted)
+                there, most = await self._reach(wanted)
         except _Refused:
             self._note(f"{wanted.host}:{wanted.port}")
             writer.write(b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\nnot among the sandbox's hosts\n")
@@ -111,10 +110,13 @@ class Proxy:
             return
         if wanted.is_tunnel:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await _join((reader, writer), there, body)
+        await _join((reader, writer), there, most)
 
-    async def _reach(self, wanted: _Wanted) -> Streams:
-        """A connection on which the request has been made. Raises _Refused, OSError."""
+    async def _reach(self, wanted: _Wanted) -> tuple[Streams, int | None]:
+        """A connection on which the request has been made, and how many bytes more may go there; none: any.
+
+        Raises _Refused, OSError.
+        """
         named = allowed(self._hosts, wanted.host, wanted.port)
         if not named and "*" not in self._hosts:
             raise _Refused
@@ -122,11 +124,12 @@ class Proxy:
         if above := proxies.get("https" if wanted.is_tunnel else "http"):
             if not named:
                 await _is_no_neighbour(wanted.host)
-            return await _through(urlsplit(above if "://" in above else f"//{above}"), wanted)
+            most = wanted.body
+            return await _through(urlsplit(above if "://" in above else f"//{above}"), wanted), most
         there = await _connect(await resolved(wanted.host), wanted.port, only_public=not named)
         if not wanted.is_tunnel:
             there[1].write(wanted.head(wanted.path))
-        return there
+        return there, None
 
     def _note(self, where: str) -> None:
         if where not in self._refused and len(self._refused) < MOST_CONNECTIONS:
