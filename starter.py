@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
@@ -23,7 +22,7 @@ from activities.home import Home, default_home
 from activities.plain import plain
 from console import clean as cleaning
 from console import doctor as check
-from console import inputs, queue_commands, salvage_commands
+from console import glance, inputs, queue_commands, salvage_commands
 from console.codec_server import UI, CodecServer
 from console.costs import By, Spent, cost_table, spendings
 from console.costs import as_json as costs_as_json
@@ -46,6 +45,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(salvage_commands.app, name="salvage")
 app.add_typer(queue_commands.app, name="queue")
 app.command()(queue_commands.land)
+app.command()(glance.status)
+app.command("list")(glance.list_tasks)
 
 
 @app.callback()
@@ -174,16 +175,6 @@ def finish(end: TaskResult | LandResult | str | None) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def status(task_id: TaskId, address: Address = None, namespace: Namespace = None) -> None:
-    """What a task does, what it waits for, and what moves it on. Example: starter.py status task-42"""
-
-    async def go() -> Any:
-        return await (await connected(address, namespace)).get_workflow_handle(task_id).query("status")
-
-    console.print_json(json.dumps(run(go())))
-
-
 @app.command("log")
 def task_log(
     task_id: TaskId,
@@ -206,24 +197,6 @@ def task_log(
             client = await connected(address, namespace)
         wanted = Wanted(turn, raw, followed, prompt, gates)
         await show(client, Home((home or default_home()).resolve()), task_id, console, wanted)
-
-    run(go())
-
-
-@app.command("list")
-def list_tasks(address: Address = None, namespace: Namespace = None) -> None:
-    """All tasks and landings that the server knows, the newest first. Example: starter.py list"""
-
-    async def go() -> None:
-        client = await connected(address, namespace)
-        table = Table(box=None, header_style="dim")
-        for column in ("task", "state", "started", "ended"):
-            table.add_column(column, no_wrap=True)
-        async for found in client.list_workflows("WorkflowType IN ('TaskWorkflow', 'LandWorkflow')", limit=200):
-            state = found.status.name.lower() if found.status else ""
-            ended = f"{found.close_time:%Y-%m-%d %H:%M}" if found.close_time else ""
-            table.add_row(found.id, state, f"{found.start_time:%Y-%m-%d %H:%M}", ended)
-        console.print(table)
 
     run(go())
 

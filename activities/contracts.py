@@ -59,6 +59,8 @@ class Prepared(Model):
     """The quota of the repository, where its daily spending is capped."""
     notes: list[str] = []
     """What a person and an agent must know of the worktree, one line each."""
+    attributes: bool | None = None
+    """Whether the search attributes are registered. None: by a worker that did not know of them, nor of the memo."""
 
 
 Ask = Literal[

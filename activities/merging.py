@@ -14,6 +14,7 @@ from temporalio.client import WorkflowExecutionStatus
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.attributes import of_queue
 from activities.contracts import TASK_QUEUE, Finding
 from activities.git import candidate as candidates
 from activities.git.candidate import unpin
@@ -62,7 +63,7 @@ async def enqueue(site: Site, candidate: Candidate, entry: QueueEntry) -> Submit
     write_model(site.home.candidate(repository.common_dir, candidate.op), candidate)
     for gate in candidate.gates:
         write_model(site.home.gate(repository.common_dir, gate.digest()), gate)
-    queue = queue_id(repository, candidate.ref.target, site.task_queue)
+    queue, target = queue_id(repository, candidate.ref.target, site.task_queue), short_ref(candidate.ref.target)
     await site.client.start_workflow(
         "MergeQueueWorkflow",
         {"repo": candidate.ref.repo, "target": candidate.ref.target},
@@ -71,7 +72,8 @@ async def enqueue(site: Site, candidate: Candidate, entry: QueueEntry) -> Submit
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         start_signal="submit",
         start_signal_args=[entry],
-        static_summary=f"merge queue of {short_ref(candidate.ref.target)} in {candidate.ref.repo}",
+        static_summary=f"merge queue of {target} in {candidate.ref.repo}",
+        search_attributes=of_queue(candidate.ref.repo, target) if site.attributes.is_set() else None,
     )
     return Submitted(op=candidate.op, queue=queue)
 

@@ -57,8 +57,18 @@ class PrepareActivities:
     @activity.defn
     async def prepare(self, given: PrepareInput) -> Prepared:
         """A second run finds the worktree of the first. Raises InvalidTask, in one line, for what a user must mend."""
+        registered = self.site.attributes.is_set()
+        try:
+            return await self._ready(given, registered)
+        except ApplicationError as error:  # with this, so that a task that waits here is seen too
+            raise ApplicationError(
+                error.message, registered, type=error.type, non_retryable=error.non_retryable
+            ) from None
+
+    async def _ready(self, given: PrepareInput, registered: bool) -> Prepared:
         prepared, worktree = await blocking(self._prepare, given, await server_of(self.site.client))
-        prepared = prepared.model_copy(update={"notes": await self._set_up(prepared, worktree)})
+        notes = await self._set_up(prepared, worktree)
+        prepared = prepared.model_copy(update={"notes": notes, "attributes": registered})
         settings = prepared.settings
         for account in sorted({agent.account for agent in agents_of(settings).values() if agent.account}):
             await self.open_quota(OpenQuotaInput(quota=account))

@@ -161,6 +161,8 @@ class TaskSettings(Model):
 
     acceptance: list[str] = []
     files: list[str] = []
+    labels: list[str] = []
+    """Words to find and to address tasks by."""
     target: str | None = None
     """Branch to land on; none: the repository's current default branch."""
     agent: Agent = AgentSpec()

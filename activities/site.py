@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -37,6 +37,8 @@ class Site:
     client: Client
     gate_slots: int = 2
     """Gate runs at once on this host."""
+    attributes: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the search attributes are known to be registered."""
 
     def claim(self, repository: Repository) -> None:
         """Before each use: it is this orchestrator's, or OwnedByAnother is raised. See `git.owner`."""

@@ -28,6 +28,7 @@ from activities.process import base_environment, sandbox_problem
 from activities.site import Site
 from activities.turn import TurnActivities
 from activities.worksite import WorksiteActivities
+from service.attributes import ensure_attributes
 from service.converter import InputGuard
 from service.lifeline import BEAT_SECONDS, BEATS, Lifeline, give_up_lost_activities
 from service.schedule import ensure_schedule
@@ -54,6 +55,7 @@ less, and a busy worker replays what it had at hand."""
 GIVE_UP_EVERY = 5.0
 SWEEP_EVERY = 30.0
 CLEAN_EVERY = timedelta(hours=1)
+REGISTER_EVERY = 60.0
 RESCHEDULE_EVERY = 3600.0
 """Seconds: a schedule that somebody has deleted is made again."""
 GIT_AT_ONCE = 16
@@ -144,6 +146,7 @@ async def run_worker(
     try:
         async with AsyncExitStack() as stack:
             await give_up_lost_activities(client, home)
+            await ensure_attributes(client, site.attributes)
             for worker in make_workers(site, agents, gate_slots, [lifeline, InputGuard()]):
                 await stack.enter_async_context(worker)
             log.info("worker is up", task_queue=task_queue, host=host, agents=agents, gate_slots=gate_slots,
@@ -151,6 +154,7 @@ async def run_worker(
             chores = [
                 asyncio.create_task(_every(GIVE_UP_EVERY, lambda: give_up_lost_activities(client, home))),
                 asyncio.create_task(_every(sweep_every, lambda: sweep(client, home))),
+                asyncio.create_task(_every(REGISTER_EVERY, lambda: ensure_attributes(client, site.attributes))),
             ]
             if clean_every is not None:
 

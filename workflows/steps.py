@@ -15,7 +15,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError,
 with workflow.unsafe.imports_passed_through():
     from activities.contracts import Ask, Collected, Prepared, TurnInput
     from activities.settings import INVALID_TASK, NO_ROOM, SETUP_FAILED, AgentSpec, Role, TaskInput
-    from workflows import options
+    from workflows import glance, options
     from workflows.contracts import (
         Blocked,
         BlockedReason,
@@ -105,6 +105,7 @@ class TaskSteps(Leases):
         self.answers: dict[str, MergeAnswer] = {}
         self.landed: MergeAnswer | None = None
         self.result: TaskResult | None = None
+        self.board = glance.Board(self._seen)
 
     @property
     def ready(self) -> Prepared:
@@ -135,6 +136,8 @@ class TaskSteps(Leases):
                 return await self._once(activity, given, with_options, summary, whole=whole)
             except ActivityError as error:
                 cause = error.cause if isinstance(error.cause, ApplicationError) else None
+                if self.prepared is None and cause and cause.details:
+                    self.board.registered = cause.details[0]
                 if cause and cause.type == NO_ROOM:
                     await self._wait_for_room(cause.message)
                 elif cause and cause.type == SETUP_FAILED:
@@ -292,6 +295,12 @@ class TaskSteps(Leases):
 
     def show(self) -> None:
         workflow.set_current_details(task_story(self.current_status(), self.ledger.turns))
+        self.board.changed = True
+
+    def _seen(self) -> tuple[glance.Glance, glance.Values]:
+        status = self.current_status()
+        seen = glance.glance(status, self.task, self.prepared)
+        return seen, glance.values(status, seen, self.task, self.prepared)
 
     def situation(self) -> Situation:
         return Situation(

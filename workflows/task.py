@@ -55,6 +55,7 @@ class TaskWorkflow(TurnTaking):
     async def run(self, task: TaskInput) -> TaskResult:
         self.task, self.title = task, task.title
         self.ledger.started = workflow.time()
+        self.board.open()
         try:
             await self._prepare(task)
             await self._plan()
@@ -81,6 +82,7 @@ class TaskWorkflow(TurnTaking):
         shared = options.prepare_options(self.shared_queue)
         self.prepared = await self.do(PrepareActivities.prepare, given, shared, "check the input, make the worktree")
         self.limits = self.prepared.settings.limits
+        self.board.registered = self.prepared.attributes
 
     async def _plan(self) -> None:
         """Interactive tasks: no code before an operator has approved the plan."""
@@ -464,6 +466,7 @@ class TaskWorkflow(TurnTaking):
                 reason = "; ".join(filter(None, [reason, f"not settled: {trouble.reason}"]))
         self.result = self.make_result(outcome, reason, salvage_ref)
         self.enter(Stage.ENDED)
+        self.board.show()
         if outcome == "failed":
             raise failure(self.result)
         return self.result
