@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -28,7 +28,14 @@ MOST = 1_000
 """Rows; more than anybody reads."""
 PIPE_WIDTH = 240
 """Of a table that nobody looks at in a terminal: nothing is cut."""
-COLOURS = {"blocked": "red", "failed": "red", "merged": "green", "paused": "yellow", "rate limited": "yellow"}
+COLOURS = {
+    "blocked": "red",
+    "awaiting approval": "magenta",
+    "paused": "yellow",
+    "rate limited": "yellow",
+    "merged": "green",
+    "failed": "red",
+}
 
 Query = Annotated[
     str, typer.Option("--query", "-q", help="Of these only, as for `temporal workflow list`: 'TaskStage=\"Blocked\"'")
@@ -107,25 +114,27 @@ async def _glance(execution: WorkflowExecution) -> Glance:
 COLUMNS = ("task", "stage", "for", "turns", "cost", "repository", "agent", "title", "waits for, or said")
 
 
-def cells(task: Seen, now: float) -> tuple[Text, ...]:
+class Cell(NamedTuple):
+    text: str
+    """One line, printable."""
+    style: str = ""
+
+
+def cells(task: Seen, now: float) -> tuple[Cell, ...]:
     """A row of `COLUMNS`."""
     glance = task.glance
-    since = glance.since or task.started
-    age = span(max((now if task.ended is None else task.ended) - (since if task.running else task.started), 0.0))
-    stage = f"{task.stage}, pauses" if glance.paused and task.running and task.stage != Stage.PAUSED else task.stage
-    texts = (
-        glance.repo.rpartition("/")[2],
-        glance.agent,
-        glance.title,
-        task.about,
-    )
+    began = (glance.since or task.started) if task.running else task.started
+    pauses = glance.paused and task.running and task.stage != Stage.PAUSED
     return (
-        Text(task.task_id),
-        Text(stage, COLOURS.get(task.stage, "bold" if task.needs_a_person else "")),
-        Text(age, justify="right"),
-        Text(str(glance.turns), justify="right"),
-        Text(f"${glance.cost_usd:.2f}", justify="right"),
-        *(Text(printable(text)) for text in texts),
+        Cell(task.task_id),
+        Cell(f"{task.stage}, pauses" if pauses else task.stage, COLOURS.get(task.stage, "")),
+        Cell(span(max((task.ended or now) - began, 0.0))),
+        Cell(str(glance.turns)),
+        Cell(f"${glance.cost_usd:.2f}"),
+        Cell(glance.repo.rpartition("/")[2]),
+        Cell(printable(glance.agent)),
+        Cell(printable(glance.title)),
+        Cell(printable(task.about)),
     )
 
 
@@ -137,9 +146,9 @@ def printable(text: str) -> str:
 def table(tasks: Sequence[Seen], now: float) -> Table:
     made = Table(box=None, pad_edge=False, header_style="dim")
     for column in COLUMNS:
-        made.add_column(column, no_wrap=True, overflow="ellipsis", max_width=48 if column == "title" else None)
+        made.add_column(column, no_wrap=True, max_width=48 if column == "title" else None)
     for task in tasks:
-        made.add_row(*cells(task, now))
+        made.add_row(*(Text(cell.text, cell.style) for cell in cells(task, now)))
     return made
 
 

@@ -33,12 +33,12 @@ def quota_table(found: list[QuotaState], now: float) -> Table:
         cap = state.config.max_cost_usd_per_day
         today = f"${state.spent_today:.2f}" + (f" of ${cap * state.days_granted:.2f}" if cap is not None else "")
         table.add_row(
-            state.name, f"{len(state.leases)}/{slots(state) or '∞'}", str(len(state.waiting)), today, _says(state, now)
+            state.name, f"{len(state.leases)}/{slots(state) or '∞'}", str(len(state.waiting)), today, says(state, now)
         )
     return table
 
 
-def _says(state: QuotaState, now: float) -> str:
+def says(state: QuotaState, now: float) -> str:
     parked = state.parked_until is not None and state.parked_until > now
     if not (parked or state.held or state.waiting):
         return "open"
