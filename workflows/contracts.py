@@ -114,6 +114,8 @@ class TurnRecord(Model):
     model: str = ""
     account: str = ""
     end: TurnEnd
+    verdict: Literal["approved", "needs_changes"] | None = None
+    """Of a reviewer."""
     usage: Usage
     seconds: float
     attempts: int = 1
@@ -131,6 +133,15 @@ class CostLine(Model):
     attempts: int
     usage: Usage
     seconds: float
+
+
+class GateLine(Model):
+    """One gate's last run, on the task's own work."""
+
+    name: str
+    passed: bool
+    fault: str = ""
+    seconds: float = 0.0
 
 
 class TaskResult(Model):
@@ -185,6 +196,8 @@ class TaskStatus(Model):
     undelivered_messages: list[str] = []
     overlaps: list[str] = []
     """Tasks in flight that change the same lines: `task-7 (Add login): src/app.py, src/b.py`."""
+    gates: list[GateLine] = []
+    """As they ran last in the worktree; the merge queue runs them on what lands."""
     findings: list[Finding] = []
     """At most 20 that the policy of the target has of the work: the agent mends them, or an operator is asked."""
     problems: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from temporalio import workflow
@@ -119,7 +119,7 @@ class Leases(OperatorCommands):
                     await workflow.wait_condition(
                         lambda: key in self.grants or self.notes.get(key) != shown or self.abandoned,  # noqa: B023
                         timeout=again,
-                        timeout_summary=f"asks {quota} again",
+                        timeout_summary=_waits(quota, shown),
                     )
                 except TimeoutError:
                     pause = min(2 * pause, MAX_ASK_AGAIN)
@@ -189,6 +189,14 @@ class Leases(OperatorCommands):
         """Whoever can be signalled is; but an earlier run of this id, which was terminated, is not."""
         if ping.lease not in self.leases:
             await self._send(ping.quota, "withdraw", ping.lease)
+
+
+def _waits(quota: str, note: LeaseNote | None) -> str:
+    """For the timeline: `anthropic/default is limited: 429, until 14:05 UTC`."""
+    if note is None:
+        return f"waits for a turn of {quota}"
+    until = f", until {datetime.fromtimestamp(note.until, UTC):%H:%M} UTC" if note.until else ""
+    return f"waits for {note.text[:160]}{until}"
 
 
 async def signalled(workflow_id: str, signal: str, value: Any) -> None:

@@ -36,6 +36,7 @@ class Ledger:
                 model=result.model or agent.model or "",
                 account=agent.account or "",
                 end=result.end,
+                verdict=result.verdict,
                 usage=result.usage,
                 seconds=result.seconds,
                 attempts=attempts,

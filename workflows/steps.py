@@ -19,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.contracts import (
         Blocked,
         BlockedReason,
+        GateLine,
         MergeAnswer,
         Outcome,
         Stage,
@@ -88,6 +89,7 @@ class TaskSteps(Leases):
         self.summary = ""
         self.red_gates: list[str] = []
         """Logs of the last run, as long as it was red."""
+        self.gate_lines: list[GateLine] = []
         self.last_fault = ""
         self.fixup_spent = 0.0
         self.handovers: list[str] = []
@@ -259,8 +261,8 @@ class TaskSteps(Leases):
         stage = self.stage
         until = workflow.now() + timedelta(seconds=wait.seconds)
         said = "stated" if wait.stated else "back-off"
-        text = f"{agent.runtime} limited until {until:%H:%M:%S} UTC ({said})"
-        self.enter(Stage.LIMITED, f"the rate limit: {text}")
+        text = f"rate limited by {agent.account or agent.runtime} until {until:%H:%M} UTC ({said})"
+        self.enter(Stage.LIMITED, f"the end of the limit: {text}")
         try:
             await self.wait(lambda: False, timedelta(seconds=wait.seconds), text)
         except TimeoutError:
@@ -367,6 +369,7 @@ class TaskSteps(Leases):
             seconds=seconds,
             undelivered_messages=self.messages,
             overlaps=self._overlaps(),
+            gates=self.gate_lines,
             findings=self.found.findings if self.found and not self.result else [],
             problems=self.problems,
             outcome=self.result.outcome if self.result else None,

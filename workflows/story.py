@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from workflows.contracts import (
+    GateLine,
     LandStatus,
     MergeAnswer,
     QueuePlace,
@@ -38,6 +39,15 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
         f"{status.turns} turns · {status.review_rounds} review rounds · {status.gate_failures} red gates · "
         f"${status.cost_usd:.2f} · {status.tokens} tokens",
     ]
+    lines += _places(status)
+    if status.gates:
+        lines += ["", "#### Gates", "", *map(_gate_line, status.gates)]
+    if verdicts := [turn for turn in turns if turn.verdict]:
+        lines += ["", "#### Verdicts", ""]
+        lines += [
+            f"- round {number}, turn {turn.turn}, {_plain(turn.agent)}: {(turn.verdict or '').replace('_', ' ')}"
+            for number, turn in enumerate(verdicts, 1)
+        ][-10:]
     if status.overlaps:
         lines += ["", "#### In conflict with", "", *(f"- {_plain(other)}" for other in status.overlaps)]
     if status.findings:
@@ -54,6 +64,23 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
     if status.problems:
         lines += ["", "#### Ignored", *(f"- {_plain(problem)}" for problem in status.problems)]
     return "\n".join(lines)
+
+
+def _places(status: TaskStatus) -> list[str]:
+    """Where the work and the log are."""
+    if not status.run_folder:
+        return []
+    where = (
+        [] if status.outcome else [f"Branch: {_code(status.branch or '')}", f"worktree: {_code(status.worktree or '')}"]
+    )
+    log = f"log: {_code(f'python starter.py log {status.task_id}')}"
+    return ["", " · ".join([*where, log, f"run folder: {_code(status.run_folder)}"])]
+
+
+def _gate_line(gate: GateLine) -> str:
+    ended = "green" if gate.passed else "**red**"
+    fault = f" ({_plain(gate.fault)})" if gate.fault else ""
+    return f"- {_plain(gate.name)}: {ended}{fault}, {gate.seconds:.1f} s"
 
 
 def queue_story(status: QueueStatus) -> str:
@@ -133,6 +160,11 @@ def land_story(status: LandStatus) -> str:
 def _plain(text: str) -> str:
     """Text of others is shown as text: no markup of its own."""
     return "".join("\\" + char if char in "\\`*_[]<>#|!" else char for char in " ".join(text.splitlines()))
+
+
+def _code(text: str) -> str:
+    """A path or a command, which may hold anything."""
+    return "`" + " ".join(text.replace("`", "'").split()) + "`"
 
 
 def _quoted(text: str) -> list[str]:

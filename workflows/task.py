@@ -206,6 +206,7 @@ class TaskWorkflow(TurnTaking):
             ran = await self.do(GateActivities.run_gates, gates, slots, summary)
             self.ledger.add("gates", ran.seconds)
             self.ledger.add("waiting", ran.waited_seconds)
+            self.gate_lines = gate_faults.lines(ran.results)
             red = [result for result in ran.results if not result.passed]
             self.red_gates = [gate.log for gate in red]
             broken = gate_faults.broken(red)

@@ -11,7 +11,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import CollectInput, Escape, OpenQuotaInput, TurnInput, TurnResult
+    from activities.contracts import Ask, CollectInput, Escape, OpenQuotaInput, TurnInput, TurnResult
     from activities.prepare import PrepareActivities
     from activities.settings import SETUP_FAILED, AgentSpec, Role
     from activities.turn import TurnActivities
@@ -47,6 +47,29 @@ def escaped(what: str, escape: Escape) -> str:
     return f"{text}. Was it you, or is all well again: continue"
 
 
+_DOES: dict[Ask, str] = {
+    "plan": "writes the plan",
+    "revise_plan": "writes the plan anew",
+    "start": "does the task",
+    "resume": "goes on",
+    "nudge": "is told to wrap up",
+    "followup": "finishes what it said was left",
+    "gate_red": "mends what is red",
+    "review": "judges the work",
+    "review_on": "goes on judging",
+    "fix": "does what the reviewer asked for",
+    "resolve": "resolves the conflict",
+    "continue": "goes on after an operator's word",
+    "takeover": "takes over",
+    "compact": "summarises the session",
+}
+
+
+def turn_summary(what: str, agent: AgentSpec, ask: Ask, resumed: bool) -> str:
+    """`executor turn 3, codex (gpt-5.5), resumed: mends what is red`."""
+    return f"{what}, {agent.label()}{', resumed' if resumed else ''}: {_DOES[ask]}"
+
+
 class TurnTaking(TaskSteps):
     async def turn(
         self,
@@ -66,7 +89,7 @@ class TurnTaking(TaskSteps):
         session = session if only_reads else self.sessions.get(name)
         self.turn_number += 1
         what = f"{todo.role} turn {self.turn_number}"
-        summary = f"{what}: {todo.ask}, {agent.label()}" + (", resumed" if session else "")
+        summary = turn_summary(what, agent, todo.ask, resumed=bool(session))
         attempts, start_within = 0, START_WITHIN
         while True:
             held = await self._lease(agent, what, patience)

@@ -73,6 +73,7 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
         "description": "",
         "acceptance": [],
         "files": [],
+        "labels": [],
         "target": None,
         "agent": {
             "runtime": "claude-code",
@@ -191,7 +192,7 @@ def test_the_readmes_example_of_a_queue_has_every_setting() -> None:
 
 def test_a_turns_record_and_a_line_of_the_costs_have_the_documented_fields() -> None:
     assert fields(TurnRecord) == {
-        *("turn", "role", "agent", "runtime", "model", "account", "end", "usage", "seconds", "attempts", "ended")
+        *("turn", "role", "agent", "runtime", "model", "account", "end", "verdict", "usage", "seconds", "attempts", "ended")
     }
     assert fields(CostLine) == {"runtime", "model", "turns", "attempts", "usage", "seconds"}
 

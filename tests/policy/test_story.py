@@ -16,6 +16,7 @@ from workflows.contracts import (
     Blocked,
     BlockedReason,
     Code,
+    GateLine,
     LandResult,
     LandStatus,
     Lease,
@@ -157,6 +158,27 @@ def test_what_the_policy_finds_is_shown_as_text() -> None:
     story = task_story(status(findings=[finding]), [])
     assert "secret: [a](http://b)*.py:3: GitHub Token" in text(story)
     assert "mend: " in text(story)
+
+
+def test_gates_verdicts_and_places_are_told() -> None:
+    found = status(
+        gates=[
+            GateLine(name="test", passed=True, seconds=12.34),
+            GateLine(name="lint_*", passed=False, fault="no *room*"),
+        ],
+        branch="mergewright/task-42",
+        worktree="/home/w`x`",
+        run_folder="/home/runs/1",
+    )
+    reviewer = {"role": "reviewer", "agent": "codex"}
+    turns = [record(1), record(2, verdict="needs_changes", **reviewer), record(4, verdict="approved", **reviewer)]
+    story = task_story(found, turns)
+    assert "- test: green, 12.3 s\n- lint\\_\\*: **red** (no \\*room\\*), 0.0 s" in story
+    assert "- round 1, turn 2, codex: needs changes\n- round 2, turn 4, codex: approved" in story
+    assert "Branch: `mergewright/task-42` · worktree: `/home/w'x'` · log: `python starter.py log task-42`" in story
+    over = task_story(found.model_copy(update={"outcome": "merged"}), turns)
+    assert "worktree" not in over
+    assert "log: `python starter.py log task-42` · run folder: `/home/runs/1`" in over
 
 
 def test_a_blocked_task_says_why_with_the_evidence() -> None:

@@ -9,6 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from activities.contracts import GateResult
+from workflows.contracts import GateLine
+
+
+def lines(results: Sequence[GateResult]) -> list[GateLine]:
+    """What the status shows of a run."""
+    return [
+        GateLine(name=gate.name, passed=gate.passed, fault=gate.fault, seconds=round(gate.seconds, 3))
+        for gate in results
+    ]
 
 
 def broken(red: Sequence[GateResult]) -> str | None:
