@@ -261,8 +261,8 @@ class TaskSteps(Leases):
         stage = self.stage
         until = workflow.now() + timedelta(seconds=wait.seconds)
         said = "stated" if wait.stated else "back-off"
-        text = f"rate limited by {agent.account or agent.runtime} until {until:%H:%M} UTC ({said})"
-        self.enter(Stage.LIMITED, f"the end of the limit: {text}")
+        text = f"rate limited by {agent.account or agent.runtime} until {until:%H:%M:%S} UTC ({said})"
+        self.enter(Stage.LIMITED, f"the end of a limit: {text}")
         try:
             await self.wait(lambda: False, timedelta(seconds=wait.seconds), text)
         except TimeoutError:

@@ -192,7 +192,8 @@ def test_the_readmes_example_of_a_queue_has_every_setting() -> None:
 
 def test_a_turns_record_and_a_line_of_the_costs_have_the_documented_fields() -> None:
     assert fields(TurnRecord) == {
-        *("turn", "role", "agent", "runtime", "model", "account", "end", "verdict", "usage", "seconds", "attempts", "ended")
+        *("turn", "role", "agent", "runtime", "model", "account", "end", "verdict", "usage", "seconds", "attempts"),
+        "ended",
     }
     assert fields(CostLine) == {"runtime", "model", "turns", "attempts", "usage", "seconds"}
 
