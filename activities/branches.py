@@ -46,7 +46,8 @@ class BranchActivities:
         """
         sent = await blocking(self._sent, given, await server_of(self.site.client))
         if sent.refused:
-            return Submitted(op=sent.candidate.op, queue="", refused=sent.refused)
+            registered = self.site.attributes.is_set()
+            return Submitted(op=sent.candidate.op, queue="", refused=sent.refused, attributes=registered)
         return await enqueue(self.site, sent.candidate, sent.entry)
 
     def _sent(self, given: SubmitBranchInput, server: Server) -> _Sent:

@@ -75,7 +75,7 @@ async def enqueue(site: Site, candidate: Candidate, entry: QueueEntry) -> Submit
         static_summary=f"merge queue of {target} in {candidate.ref.repo}",
         search_attributes=of_queue(candidate.ref.repo, target) if site.attributes.is_set() else None,
     )
-    return Submitted(op=candidate.op, queue=queue)
+    return Submitted(op=candidate.op, queue=queue, attributes=site.attributes.is_set())
 
 
 @lru_cache(maxsize=256)

@@ -131,6 +131,8 @@ class Submitted(Model):
     """Not handed over: what the policy finds in it, a line each."""
     preflight: GateResult | None = None
     """The same as a red gate, for a task's agent."""
+    attributes: bool | None = None
+    """Whether the search attributes are registered; None: by a worker that did not know of them."""
 
 
 class Conflict(Model):

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -143,21 +144,22 @@ def printable(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text)
 
 
-def table(tasks: Sequence[Seen], now: float) -> Table:
+def table(tasks: Sequence[Seen], now: float, dates: bool = False) -> Table:
     made = Table(box=None, pad_edge=False, header_style="dim")
-    for column in COLUMNS:
+    for column in (["started (UTC)"] if dates else []) + list(COLUMNS):
         made.add_column(column, no_wrap=True, max_width=48 if column == "title" else None)
     for task in tasks:
-        made.add_row(*(Text(cell.text, cell.style) for cell in cells(task, now)))
+        when = [Cell(f"{datetime.fromtimestamp(task.started, UTC):%Y-%m-%d %H:%M}")] if dates else []
+        made.add_row(*(Text(cell.text, cell.style) for cell in [*when, *cells(task, now)]))
     return made
 
 
-def _told(tasks: Sequence[Seen], as_json: bool, none: str) -> None:
+def _told(tasks: Sequence[Seen], as_json: bool, none: str, dates: bool = False) -> None:
     if as_json:
         console.print_json(json.dumps([as_dict(task) for task in tasks]))
         return
     shown = console if console.is_terminal else Console(width=PIPE_WIDTH, highlight=False)
-    shown.print(table(tasks, time.time()) if tasks else none)
+    shown.print(table(tasks, time.time(), dates) if tasks else none)
     for line in commands(tasks):
         shown.print(line, markup=False, soft_wrap=True)
 
@@ -221,4 +223,4 @@ def list_tasks(
     async def go() -> list[Seen]:
         return await seen(await connected(address, namespace), narrowed(TASKS, query), limit)
 
-    _told(run(go()), as_json, "there is none")
+    _told(run(go()), as_json, "there is none", dates=True)

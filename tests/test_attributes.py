@@ -17,6 +17,7 @@ from service import attributes
 from service.attributes import WANTED, cloud_command, command, ensure_attributes
 from tests.git.repos import commit
 from tests.kit import Kit, status_when
+from tests.queue_kit import Queue
 
 WRITE = {"write": {"a.txt": "x\n"}}
 
@@ -79,16 +80,6 @@ async def test_a_task_is_found_by_its_stage_all_along_its_life(kit: Kit) -> None
         assert len([queue async for queue in queues]) == 1
 
 
-async def test_changes_of_one_go_are_one_event(kit: Kit) -> None:
-    """A stage that is left at once is not shown: five of them, one event for the memo and one for the attributes."""
-    async with kit.worker():
-        handle = await kit.start(kit.input(agent=kit.agent(executor=[WRITE])))
-        await handle.result()
-    kinds = Counter(EventType.Name(event.event_type) for event in (await handle.fetch_history()).events)
-    assert kinds["EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED"] == 5  # work, gates, merge queue, settle, ended
-    assert kinds["EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES"] == 5
-
-
 async def test_what_is_blocked_before_it_is_prepared_is_seen_too(kit: Kit) -> None:
     commit(kit.repo, {"mergewright.toml": '[worktree]\nsetup = ["echo no such luck; false"]\n'})
     async with kit.worker():
@@ -98,6 +89,21 @@ async def test_what_is_blocked_before_it_is_prepared_is_seen_too(kit: Kit) -> No
         assert blocked.stage == "blocked"
         await handle.execute_update("abandon")
         await handle.result()
+
+
+async def test_a_landing_is_seen_as_tasks_are(kit: Kit) -> None:
+    queue = Queue(kit)
+    queue.configure("true", protected=["ci/"])
+    queue.branch("feature", {"ci/run": "true\n"})
+    async with kit.worker():
+        handle = await queue.send("feature")
+        waits = await found_when(kit.client, f'TaskStage="MergeQueue" AND TaskRepository="{kit.repo}"')
+        assert (waits.task_id, waits.glance.title) == (handle.id, "land feature")
+        await queue.when(lambda now: bool(now.places) and now.places[0].state == "approval")
+        await queue.handle.execute_update("allow", queue.task("feature"))
+        await handle.result()
+        merged = await found_when(kit.client, f'TaskOutcome="merged" AND TaskRepository="{kit.repo}"')
+        assert (merged.stage, merged.glance.waiting_for) == ("merged", "")
 
 
 async def test_without_search_attributes_the_memo_says_it_all(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +119,6 @@ async def test_without_search_attributes_the_memo_says_it_all(kit: Kit, monkeypa
     ended = await found_when(kit.client, f'WorkflowId="{handle.id}"', lambda now: not now.running)
     assert (ended.stage, ended.glance.turns) == ("merged", 1)
     assert await seen(kit.client, f'TaskRepository="{kit.repo}"') == []
+    kinds = Counter(EventType.Name(event.event_type) for event in (await handle.fetch_history()).events)
+    assert kinds["EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED"] == 5  # work, gates, merge queue, settle, ended
+    assert kinds["EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES"] == 0

@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     )  # fmt: skip
     from activities.contracts import Prepared
     from activities.settings import TaskInput
-    from workflows.contracts import BlockedReason, Stage, TaskStatus
+    from workflows.contracts import BlockedReason, LandStatus, Stage, TaskStatus
 
 MEMO = "glance"
 LONGEST_TEXT = 160
@@ -105,6 +105,29 @@ def values(status: TaskStatus, seen: Glance, task: TaskInput | None, prepared: P
         LABELS: [keyword(label) for label in settings.labels] or None if settings else None,
         COST: seen.cost_usd,
     }
+
+
+def landing(status: LandStatus) -> tuple[Glance, Values]:
+    """Of a branch without a task."""
+    result = status.result
+    stage = Stage.ENDED if result else Stage.QUEUE
+    seen = Glance(
+        title=line(f"land {status.branch}"),
+        stage=stage.value,
+        repo=status.repo,
+        target=status.target or "",
+        waiting_for=line(status.waiting_for),
+        why=line(result.reason) if result else "",
+        outcome=result.outcome if result else "",
+        sha=result.sha or "" if result else "",
+    )
+    attributes: Values = {
+        STAGE: stage_keyword(stage),
+        REPOSITORY: keyword(seen.repo) or None,
+        TARGET: keyword(seen.target) or None,
+        OUTCOME: seen.outcome or None,
+    }
+    return seen, attributes
 
 
 def stage_keyword(stage: Stage) -> str:

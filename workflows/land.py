@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.settings import INVALID_TASK
     from workflows import options
     from workflows.contracts import Code, LandResult, LandStatus, MergeAnswer, QueueNote
+    from workflows.glance import Board, landing
     from workflows.leases import signalled
     from workflows.policy.answers import land_result
     from workflows.story import land_story
@@ -40,9 +41,11 @@ class LandWorkflow:
         self.withdrawn = False
         """By an operator: cancelled, or abandoned."""
         self.now = LandStatus(task_id=workflow.info().workflow_id)
+        self.board = Board(lambda: landing(self.now))
 
     @workflow.run
     async def run(self, request: LandRequest) -> LandResult:
+        self.board.open()
         self._show(repo=request.repo, branch=request.branch, target=request.target, waiting_for="its turn")
         while (answer := self._answer()) is None:
             sent = await self._submit(request)
@@ -50,6 +53,7 @@ class LandWorkflow:
                 if self.withdrawn:
                     return self._over(LandResult(outcome="withdrawn", reason=self.now.waiting_for))
                 continue
+            self.board.registered = sent.attributes
             if sent.refused:
                 evidence = Evidence(messages=sent.refused[1:])
                 refusal = LandResult(outcome="sent-back", code=Code.POLICY, reason=sent.refused[0], evidence=evidence)
@@ -63,6 +67,7 @@ class LandWorkflow:
 
     def _over(self, result: LandResult) -> LandResult:
         self._show(result=result, waiting_for="")
+        self.board.show()
         return result
 
     async def _submit(self, request: LandRequest) -> Submitted | None:
@@ -164,3 +169,4 @@ class LandWorkflow:
     def _show(self, **changed: Any) -> None:
         self.now = self.now.model_copy(update=changed)
         workflow.set_current_details(land_story(self.now))
+        self.board.changed = True
