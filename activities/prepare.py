@@ -60,7 +60,10 @@ class PrepareActivities:
         registered = self.site.attributes.is_set()
         try:
             return await self._ready(given, registered)
-        except ApplicationError as error:  # with this, so that a task that waits here is seen too
+        except ApplicationError as error:
+            if error.type == INVALID_TASK:
+                raise
+            # With this, so that a task that has to wait here is seen too.
             raise ApplicationError(
                 error.message, registered, type=error.type, non_retryable=error.non_retryable
             ) from None

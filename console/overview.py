@@ -15,6 +15,7 @@ from temporalio.service import RPCError
 
 from console.glance import MOST, TASKS, Seen, narrowed, printable, seen_as
 from console.quotas import quota_table, says
+from service.codec import Undecodable
 from workflows.contracts import QueueStatus, QuotaState
 from workflows.policy.quota import slots
 
@@ -45,7 +46,7 @@ class Overview:
         running = [task for task in self.tasks if task.running]
         need = sum(task.needs_a_person for task in running)
         cost = sum(task.glance.cost_usd for task in self.tasks)
-        return f"{len(running)} tasks, {need} need a person, ${cost:.2f}  {_clock(self.at)} UTC"
+        return f"tasks: {len(running)}, need a person: {need}, cost: ${cost:.2f}  {_clock(self.at)} UTC"
 
 
 def _text(task: Seen) -> str:
@@ -91,7 +92,7 @@ class Lookout:
         handle = self.client.get_workflow_handle(execution.id)
         try:
             return await handle.query(query, result_type=kind, rpc_timeout=ANSWER)
-        except (RPCError, WorkflowQueryFailedError):
+        except (RPCError, WorkflowQueryFailedError, Undecodable):
             return self.last.get(execution.id)
 
 

@@ -23,6 +23,7 @@ from console.glance import COLUMNS, Seen, cells, printable
 from console.overview import Overview, others
 from console.rows import Column, Rows
 from console.turn_log import NoLog, Wanted, show
+from service.codec import Undecodable
 
 LOG_LINES = 2_000
 MOST = {"task": 40, "title": 40, "agent": 24}
@@ -66,7 +67,7 @@ class Pages(ModalScreen[bool]):
 class WatchApp(App[None]):
     CSS = """
     #headline { height: 1; background: $panel; }
-    #tasks { height: 1fr; }
+    #tasks { height: 1fr; overflow-x: hidden; }
     #chosen { height: auto; max-height: 5; border-top: solid $panel; }
     #others { height: auto; max-height: 8; border-top: solid $panel; }
     #ask { display: none; border: none; border-top: solid $accent; height: 2; }
@@ -83,6 +84,7 @@ class WatchApp(App[None]):
         Binding("escape", "leave", show=False),
         Binding("q", "quit", "quit"),
     ]
+    TITLE = "mergewright"
     ENABLE_COMMAND_PALETTE = False
 
     def __init__(self, lookout: Looks, home: Home, every: float, words: str = "") -> None:
@@ -162,8 +164,8 @@ class WatchApp(App[None]):
             said = str(await handle.execute_update(verb, args=arguments))
         except WorkflowUpdateFailedError as error:
             said = str(getattr(error.cause, "message", error.cause))
-        except RPCError as error:
-            said = error.message
+        except (RPCError, Undecodable) as error:
+            said = str(error)
         self._tell(f"{task_id}: {said}")
         self._look()
 
@@ -226,8 +228,8 @@ class WatchApp(App[None]):
         if verb == "approve_plan":
             try:
                 text = str(await self.lookout.client.get_workflow_handle(task.task_id).query("plan"))
-            except (RPCError, WorkflowQueryFailedError) as error:
-                self._tell(f"{task.task_id}: {error.message}")
+            except (RPCError, WorkflowQueryFailedError, Undecodable) as error:
+                self._tell(f"{task.task_id}: {error}")
                 return
             found = _HASH.findall(text)
             given = found[-1:] or given

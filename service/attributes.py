@@ -21,8 +21,9 @@ log = structlog.get_logger()
 WANTED = {key.name: IndexedValueType.ValueType(key.indexed_value_type) for key in ATTRIBUTES}
 
 
-async def ensure_attributes(client: Client, registered: asyncio.Event) -> None:
-    """Safe to run again, and by several at once. Sets `registered` once all of them are there."""
+async def ensure_attributes(client: Client, registered: asyncio.Event, warn: bool = True) -> None:
+    """Safe to run again, and by several at once. Sets `registered` once all of them are there; raises nothing of the
+    server's."""
     if registered.is_set():
         return
     try:
@@ -30,18 +31,16 @@ async def ensure_attributes(client: Client, registered: asyncio.Event) -> None:
         if missing := {name: kind for name, kind in WANTED.items() if name not in found}:
             await _register(client, missing)
             found = await _registered(client)
-        problem = ", ".join(sorted(name for name, kind in WANTED.items() if found.get(name) != kind))
+        wrong = {name: "has another type" if name in found else "is missing" for name, kind in WANTED.items()
+                 if found.get(name) != kind}  # fmt: skip
+        problem = ", ".join(f"{name} {what}" for name, what in wrong.items())
     except RPCError as error:
-        if error.status is RPCStatusCode.UNAVAILABLE:
-            raise
-        problem = error.message
-        if await _can_be_asked_for(client):
-            problem = ""
+        problem = "" if await _can_be_asked_for(client) else error.message
     if not problem:
         registered.set()
-        return
-    log.warning("tasks cannot be found by their stage yet: search attributes are missing", why=problem,
-                remedy=command(client.namespace), cloud=cloud_command(client.namespace))  # fmt: skip
+    elif warn:
+        log.warning("tasks cannot be found by their stage yet", why=problem, remedy=command(client.namespace),
+                    cloud=cloud_command(client.namespace))  # fmt: skip
 
 
 async def _registered(client: Client) -> dict[str, int]:

@@ -154,7 +154,9 @@ async def run_worker(
             chores = [
                 asyncio.create_task(_every(GIVE_UP_EVERY, lambda: give_up_lost_activities(client, home))),
                 asyncio.create_task(_every(sweep_every, lambda: sweep(client, home))),
-                asyncio.create_task(_every(REGISTER_EVERY, lambda: ensure_attributes(client, site.attributes))),
+                asyncio.create_task(
+                    _every(REGISTER_EVERY, lambda: ensure_attributes(client, site.attributes, warn=False))
+                ),
             ]
             if clean_every is not None:
 

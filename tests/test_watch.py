@@ -139,7 +139,7 @@ async def test_the_keys_move_a_task_on(kit: Kit) -> None:
 
         async with view.run_test(size=(160, 40)) as pilot:
             await until(pilot, lambda: stage() == "awaiting approval")
-            assert "1 tasks, 1 need a person" in text("#headline")
+            assert "tasks: 1, need a person: 1" in text("#headline")
             assert f"{handle.id}: Do [red]it" in text("#chosen")
             assert "approve_plan" in text("#chosen")
             await pilot.press("slash", *"nothing like it", "enter")
@@ -244,7 +244,7 @@ async def test_many_tasks_are_shown_by_one_list_and_asked_nothing(kit: Kit) -> N
         await asyncio.sleep(0.1)
     assert counted.calls == {"list": 1}
     assert {each.task_id for each in overview.of("one of many")} == set(names)
-    assert f"{MANY} tasks, 0 need a person, ${MANY / 2:.2f}" in overview.headline()
+    assert f"tasks: {MANY}, need a person: 0, cost: ${MANY / 2:.2f}" in overview.headline()
     listed = json.loads(await told(kit, "status", "--json", "--query", query))
     assert [(one["title"], one["stage"], one["state"]) for one in listed] == [("One of many", "work", "running")] * MANY
     assert "One of many" in await told(kit, "list", "--query", f'{query} AND WorkflowId="{names[0]}"')

@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
         STAGE,
         TARGET,
         keyword,
-    )  # fmt: skip
+    )
     from activities.contracts import Prepared
     from activities.settings import TaskInput
     from workflows.contracts import BlockedReason, LandStatus, Stage, TaskStatus
@@ -151,7 +151,10 @@ def line(text: str) -> str:
 
 
 class Board:
-    """Where a workflow shows itself: what has changed, once for all that happens in one go."""
+    """Where a workflow shows itself: what has changed, once for all that happens in one go.
+
+    A change of what is shown, or of when it changes, is a change of the workflow's commands: see `workflow.patched`.
+    """
 
     def __init__(self, look: Callable[[], tuple[Glance, Values]]) -> None:
         self._look = look
