@@ -22,7 +22,7 @@ from activities.home import Home, default_home
 from activities.plain import plain
 from console import clean as cleaning
 from console import doctor as check
-from console import glance, inputs, queue_commands, salvage_commands, watch
+from console import glance, inputs, notify_commands, queue_commands, salvage_commands, watch
 from console.codec_server import UI, CodecServer
 from console.costs import By, Spent, cost_table, spendings
 from console.costs import as_json as costs_as_json
@@ -48,6 +48,7 @@ app.command()(queue_commands.land)
 app.command()(glance.status)
 app.command("list")(glance.list_tasks)
 app.command()(watch.watch)
+app.command()(notify_commands.notify)
 
 
 @app.callback()

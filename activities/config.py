@@ -24,6 +24,15 @@ read = ["~/.m2"]
 [ports]                         # for the blocks that tasks ask for
 first = 20000
 last = 29999
+
+[[notify]]                      # may be repeated: see Destination
+url = "$TELEGRAM_URL"           # a variable of the worker's environment
+events = ["blocked", "approval"]
+repositories = ["/src/app"]
+
+[notify_digest]
+at = "08:00"
+timezone = "Europe/Berlin"
 """
 
 from __future__ import annotations
@@ -33,11 +42,13 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from activities.agents.base import Runtime
+from activities.contracts import NoticeEvent
 from activities.masking import MASKS
 from activities.process import base_environment
 from activities.sandbox import Limits, Network
@@ -181,6 +192,54 @@ class PortRange(Model):
         return self
 
 
+class Destination(Model):
+    """Whom to tell what, by a URL of apprise (`tgram://…`, `slack://…`, `mailto://…`)."""
+
+    url: str
+    """`$NAME`, a variable of the worker's environment: such a URL is a secret."""
+    events: list[NoticeEvent] = Field(list(get_args(NoticeEvent)), min_length=1)
+    repositories: list[str] = []
+    """Of these only; empty: of all."""
+
+    @field_validator("url")
+    @classmethod
+    def _variable(cls, url: str) -> str:
+        if not re.fullmatch(r"\$[A-Za-z_]\w*", url, re.ASCII):
+            raise ValueError("must be $NAME, a variable of the worker's environment that holds the URL: it is a secret")
+        return url
+
+    @field_validator("repositories")
+    @classmethod
+    def _resolved(cls, paths: list[str]) -> list[str]:
+        if bad := [path for path in paths if not path.startswith(("/", "~/"))]:
+            raise ValueError(f"{bad[0]} must begin with / or ~/")
+        return [str(Path(path).expanduser().resolve()) for path in paths]
+
+    @property
+    def name(self) -> str:
+        return self.url[1:]
+
+    def wants(self, event: NoticeEvent, repo: str) -> bool:
+        """`repo`: its real path; empty: of no repository in particular."""
+        return event in self.events and (not self.repositories or not repo or repo in self.repositories)
+
+
+class Digest(Model):
+    """Once a day, to the destinations that want the event `digest`."""
+
+    at: str = Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"{name!r} is no time zone such as Europe/Berlin") from None
+        return name
+
+
 class Config(Model):
     accounts: dict[str, Account] = {}
     keep: Keep = Keep()
@@ -188,6 +247,12 @@ class Config(Model):
     environment: Environment = Environment()
     sandbox: SandboxSettings = SandboxSettings()
     ports: PortRange = PortRange()
+    notify: list[Destination] = []
+    notify_digest: Digest | None = None
+
+    def wanted(self, repo: str) -> list[NoticeEvent]:
+        """What anybody is told of a repository."""
+        return [event for event in get_args(NoticeEvent) if any(each.wants(event, repo) for each in self.notify)]
 
     def account(self, name: str) -> Account:
         """`anthropic/work`; `anthropic` stands for `anthropic/default`."""
@@ -231,6 +296,8 @@ def load(home: Path) -> Config:
         config = Config.model_validate(tomllib.loads(path.read_text()))
         MASKS.learn({name: os.environ[name] for name in config.keys() & os.environ.keys()}, all_of_it=True)
         MASKS.learn({name: os.environ[name] for name in {*config.environment.allow} & os.environ.keys()})
+        for destination in config.notify:
+            MASKS.learn_url(destination.name, os.environ.get(destination.name, ""))
         return config
     except FileNotFoundError:
         return Config()

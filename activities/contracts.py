@@ -41,6 +41,10 @@ class PrepareInput(Model):
     """What the operator gave, without defaults: those of the repository come first."""
 
 
+NoticeEvent = Literal["approval", "question", "blocked", "budget", "limit", "merged", "failed", "digest"]
+"""What operators can be told of, wherever they are."""
+
+
 class Prepared(Model):
     """A task that can start: its settings complete, its worktree made, its host known."""
 
@@ -61,6 +65,8 @@ class Prepared(Model):
     """What a person and an agent must know of the worktree, one line each."""
     attributes: bool | None = None
     """Whether the search attributes are registered. None: by a worker that did not know of them, nor of the memo."""
+    notify: list[NoticeEvent] = []
+    """What the worker's configuration has somebody told of this repository."""
 
 
 Ask = Literal[
@@ -351,6 +357,23 @@ def quota_id(name: str, task_queue: str) -> str:
     would wait for ever for workers that are gone.
     """
     return f"quota/{name}" if task_queue == TASK_QUEUE else f"quota/{name}@{task_queue}"
+
+
+class Notice(Model):
+    """Something to tell operators, once."""
+
+    event: NoticeEvent
+    id: str
+    """It is told once for each destination, whatever is killed or tried again. Safe in paths."""
+    run: str = ""
+    """Key of the task's run that the id belongs to, and whose folder has the journal; empty: of no single task."""
+    repo: str = ""
+    task_id: str = ""
+    title: str = ""
+    text: str
+    """What has happened, or is wanted."""
+    command: str = ""
+    """That moves it on."""
 
 
 class CleanUpInput(Model):

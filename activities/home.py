@@ -8,6 +8,7 @@ runs/<key>/                 a task's bulk: ref.json (whose it is), server.json (
 repositories/<id>/          per repository: repository.json (which one), landing.lock, landing.json, slots/,
                             candidates/ of its merge queues, gates/ (logs of the queues' runs), results/ (gates that
                             have passed, by tree), setups/ (what set-up commands have made, by what they depend on)
+notices/                    what was told to operators that is of no single task; of a task: runs/<key>/notices/
 ports.json                  who holds which block of ports
 temporal/                   the development server's database and log
 janitor.json                what the last clean-up did; janitor-ages.json: since when it knows what it keeps
@@ -97,6 +98,10 @@ class Home:
     @property
     def ports(self) -> Path:
         return self.root / "ports.json"
+
+    def notices(self, key: str) -> Path:
+        """Of one run of a task; without a key, of none."""
+        return (self.run(key) if key else self.root) / "notices"
 
     @property
     def cleaned_up(self) -> Path:

@@ -22,6 +22,8 @@ from pathlib import Path
 SHORTEST = 8
 _PIECE = 2**20
 """Longer than any value: Linux takes no variable of more than 128 KiB, and JSON makes at most six times of that."""
+_TOKEN = 16
+"""Characters of a part of a URL that is taken for a token; what is shorter may be a name."""
 _SECRET_NAME = re.compile(
     r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|_PWD|CREDENTIALS?|COOKIE|AUTH|PAT)(_|$)", re.IGNORECASE
 )
@@ -50,6 +52,12 @@ class Masks:
                 # The longest first: where one holds another, all of it is masked.
                 longest = sorted(self._names, key=len, reverse=True)
                 self._pattern = re.compile(b"|".join(map(re.escape, longest)))
+
+    def learn_url(self, name: str, url: str) -> None:
+        """One that is a secret, with each part of it that looks like a token: services' answers name these alone."""
+        parts = [part for part in re.split(r"[/:@?&=#,\s]+", url) if len(part) >= _TOKEN and "." not in part]
+        for secret in (url, *parts):
+            self.learn({name: secret}, all_of_it=True)
 
     def __bool__(self) -> bool:
         return self._pattern is not None

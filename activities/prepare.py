@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from activities.git.run import UnsupportedRepository
 from activities.git.worktree import Worktree, create
 from activities.home import repository_id, safe_name, task_key
 from activities.masking import MASKS
+from activities.notify import never_prepared, told
 from activities.overlaps import note_ref
 from activities.process import base_environment
 from activities.protected import SETTINGS_FILE, policy_settings, queue_settings
@@ -53,6 +55,7 @@ _ENVIRONMENTS: dict[str, Any] = {
 class PrepareActivities:
     def __init__(self, site: Site) -> None:
         self.site = site
+        self.telling: set[asyncio.Task[None]] = set()
 
     @activity.defn
     async def prepare(self, given: PrepareInput) -> Prepared:
@@ -61,12 +64,21 @@ class PrepareActivities:
         try:
             return await self._ready(given, registered)
         except ApplicationError as error:
+            if error.type in (SETUP_FAILED, INVALID_TASK):
+                self._tell(given, error)
             if error.type == INVALID_TASK:
                 raise
             # With this, so that a task that has to wait here is seen too.
             raise ApplicationError(
                 error.message, registered, type=error.type, non_retryable=error.non_retryable
             ) from None
+
+    def _tell(self, given: PrepareInput, error: ApplicationError) -> None:
+        """The workflow does not know yet who wants to be told. Nobody waits for it."""
+        notice = never_prepared(given, error.message, failed=error.type == INVALID_TASK)
+        telling = asyncio.create_task(asyncio.to_thread(told, self.site.home, notice))
+        self.telling.add(telling)
+        telling.add_done_callback(self.telling.discard)
 
     async def _ready(self, given: PrepareInput, registered: bool) -> Prepared:
         prepared, worktree = await blocking(self._prepare, given, await server_of(self.site.client))
@@ -152,6 +164,7 @@ class PrepareActivities:
             settings=settings,
             run_folder=str(self.site.home.run(key)),
             day_purse=self._day_purse(settings, repository),
+            notify=self._config().wanted(ref.repo),
         )
         return prepared, worktree
 

@@ -108,6 +108,7 @@ def _checks(asked: Asked, config: Config | None, about_config: Finding) -> Itera
             sandbox(config),
             limits(),
             about_config,
+            *notifications(config),
         ]
 
     yield "host", host
@@ -202,6 +203,19 @@ def limits() -> Finding:
     why = cgroup.problem()
     text = f"looked at twice a second ({why})" if why else "kept by cgroups, too"
     return Finding(name="limits", state="ok", text=text)
+
+
+def notifications(config: Config | None) -> list[Finding]:
+    """A line for each destination, without its URL; nothing is sent: `starter.py notify --test` does that."""
+    found = []
+    for one in config.notify if config else []:
+        told = f"{one.url}: {', '.join(one.events)}" + (
+            f", of {', '.join(one.repositories)}" if one.repositories else ""
+        )
+        there = one.name in os.environ
+        remedy = "" if there else f"the variable {one.name} is not set here: set it in the worker's environment"
+        found.append(Finding(name="notify", state="ok" if there else "warning", text=told, remedy=remedy))
+    return found
 
 
 # --- Temporal ------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from activities.home import Home
 from activities.janitor import JanitorActivities
 from activities.masking import MASKS
 from activities.merging import MergeActivities
+from activities.notify import NotifyActivities
 from activities.prepare import PrepareActivities
 from activities.process import base_environment, sandbox_problem
 from activities.site import Site
@@ -100,7 +101,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             activities=[
                 worksite.collect, worksite.update_branch, worksite.settle,
                 merging.submit, merging.build, merging.land, merging.follow, merging.eject,
-                JanitorActivities(site).clean_up,
+                JanitorActivities(site).clean_up, NotifyActivities(site).notify,
             ],
             max_concurrent_activities=GIT_AT_ONCE,
             **shared,

@@ -264,6 +264,8 @@ class QueueNote(Model):
 
     op: str
     text: str
+    wants_leave: bool = False
+    """It waits for an operator's `allow`."""
 
 
 QueueMode = Literal["open", "paused", "draining", "frozen"]
@@ -429,6 +431,8 @@ class LeaseNote(Model):
     text: str
     until: float | None = None
     """Seconds since the epoch; none: unknown."""
+    trouble: str = ""
+    """Names the incident, the same for all who wait and for as long as it lasts; empty: it is only crowded."""
 
 
 class LeasePing(Model):
@@ -465,6 +469,8 @@ class QuotaState(Model):
     parked_until: float | None = None
     """Seconds since the epoch."""
     parked_since: float = 0.0
+    limited_since: float = 0.0
+    """The first refusal since the model last answered."""
     parked_for: str = ""
     strikes: int = 0
     """Refusals without a stated time since the model last answered: they lengthen the back-off."""

@@ -92,6 +92,16 @@ def agent_options(shared: str, host: str, agent: AgentSpec, start_within: timede
     return made if start_within is None else {**made, "schedule_to_start_timeout": start_within}
 
 
+def notify_options(shared: str, host: str) -> Options:
+    """Within what a task that has ended waits for it. A host that is away tells nothing later: it would be no news."""
+    few = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=3, maximum_attempts=4)
+    return {
+        **_options(work_queue(shared, host), timedelta(minutes=2)),
+        "retry_policy": few,
+        "schedule_to_start_timeout": timedelta(minutes=10),
+    }
+
+
 def never_started(error: ActivityError) -> bool:
     cause = error.cause
     return isinstance(cause, TimeoutError) and cause.type is TimeoutType.SCHEDULE_TO_START

@@ -388,7 +388,8 @@ class QueueDesk:
         why = why[: policy.MOST_CHARACTERS]
         if why and why != entry.why:
             self.change(entry, why=why)
-            await tell(entry.answer_to, "queue_note", QueueNote(op=entry.op, text=why))
+            wants_leave = bool(entry.protected) and not entry.allowed
+            await tell(entry.answer_to, "queue_note", QueueNote(op=entry.op, text=why, wants_leave=wants_leave))
 
 
 async def tell(workflow_id: str, signal: str, value: Any) -> None:

@@ -77,7 +77,8 @@ class QuotaWorkflow:
         news = text, until = policy.why(self.state, now)
         unaware = [waits.request for waits in self.state.waiting if self.told.get(waits.request.lease) != news]
         self.told |= {request.lease: news for request in unaware}
-        note = LeaseNote(quota=self.state.name, lease="", text=text, until=until)
+        trouble = policy.trouble(self.state, now)
+        note = LeaseNote(quota=self.state.name, lease="", text=text, until=until, trouble=trouble)
         notes = [(request, note.model_copy(update={"lease": request.lease})) for request in unaware]
         heard = await asyncio.gather(*(_tell(request.holder, "lease_note", each) for request, each in notes))
         for (request, _), alive in zip(notes, heard, strict=True):

@@ -27,8 +27,9 @@ with workflow.unsafe.imports_passed_through():
         TaskStatus,
         TurnRecord,
     )
-    from workflows.leases import Leases, signalled
+    from workflows.leases import signalled
     from workflows.ledger import Ledger
+    from workflows.notices import Notices
     from workflows.policy import limits as budgets
     from workflows.policy import turns
     from workflows.policy.commands import Situation
@@ -65,7 +66,7 @@ def failure(result: TaskResult) -> ApplicationError:
     return ApplicationError(f"{result.reason}{saved}", result, type="TaskFailed", non_retryable=True)
 
 
-class TaskSteps(Leases):
+class TaskSteps(Notices):
     def __init__(self) -> None:
         super().__init__()
         self.task: TaskInput | None = None
@@ -263,6 +264,7 @@ class TaskSteps(Leases):
         said = "stated" if wait.stated else "back-off"
         text = f"rate limited by {agent.account or agent.runtime} until {until:%H:%M:%S} UTC ({said})"
         self.enter(Stage.LIMITED, f"the end of a limit: {text}")
+        self.notify_limit(text, wait.seconds)
         try:
             await self.wait(lambda: False, timedelta(seconds=wait.seconds), text)
         except TimeoutError:
@@ -294,6 +296,8 @@ class TaskSteps(Leases):
             workflow.logger.info("stage: %s", stage)
         self.stage, self.waiting_for = stage, waiting_for
         self.show()
+        if waiting_for or stage is Stage.ENDED:
+            self.notify_stage()
 
     def show(self) -> None:
         workflow.set_current_details(task_story(self.current_status(), self.ledger.turns))

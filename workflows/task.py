@@ -468,6 +468,7 @@ class TaskWorkflow(TurnTaking):
         self.result = self.make_result(outcome, reason, salvage_ref)
         self.enter(Stage.ENDED)
         self.board.show()
+        await self.notices_sent()
         if outcome == "failed":
             raise failure(self.result)
         return self.result
@@ -483,6 +484,8 @@ class TaskWorkflow(TurnTaking):
         if self.stage is Stage.QUEUE:
             self.waiting_for = note.text
             self.show()
+            if note.wants_leave:
+                self.notify_leave(note.op, note.text)
 
 
 def _red(answer: MergeAnswer) -> list[GateResult]:

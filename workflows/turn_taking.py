@@ -125,6 +125,7 @@ class TurnTaking(TaskSteps):
             self.rewind_to = None
         await self.give_back(held, result)
         self.ledger.record(self.turn_number, todo.role, agent, result, attempts, workflow.time())
+        self.notify_budget(budgets.nearly_used(self.limits, self.ledger.usage, self.ledger.agent_seconds))
         self.said = result.said or self.said
         if result.session and not only_reads:
             self.sessions[name] = result.session
@@ -192,6 +193,7 @@ class TurnTaking(TaskSteps):
         def waits(note: LeaseNote) -> None:
             until = f" until {datetime.fromtimestamp(note.until, UTC):%Y-%m-%d %H:%M:%S} UTC" if note.until else ""
             self.enter(Stage.LIMITED, f"{note.text}{until}")
+            self.notify_account(note)
 
         try:
             held = await self.ask_quotas(account, purse, what, patience, waits)

@@ -49,9 +49,15 @@ def over_budget(limits: Limits, usage: Usage, agent_seconds: float) -> Blocked |
     return None
 
 
+def nearly_used(limits: Limits, usage: Usage, agent_seconds: float) -> dict[tuple[str, float], str]:
+    """In words, by field and cap, the budgets that are used up to 80 %."""
+    watched = _watched(limits, usage, agent_seconds)
+    return {(field, cap): text for field, used, cap, text in watched if used >= WARN_AT * cap}
+
+
 def warnings(limits: Limits, usage: Usage, agent_seconds: float) -> list[str]:
     """Of budgets that are used up to 80 %, and of money that nobody counts."""
-    found = [text for _, used, cap, text in _watched(limits, usage, agent_seconds) if used >= WARN_AT * cap]
+    found = [*nearly_used(limits, usage, agent_seconds).values()]
     if limits.max_cost_usd is not None and usage.unpriced_tokens:
         found.append(
             f"{usage.unpriced_tokens:,} tokens have no known price and are not in max_cost_usd: set max_tokens as well"

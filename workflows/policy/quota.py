@@ -69,7 +69,8 @@ def returned(state: QuotaState, back: LeaseReturn, now: float, jitter: float) ->
         return _refused(state, lease, back.refused, now, jitter)
     if back.worked and lease.since >= state.parked_since and state.parked_until is None:
         soon = min(state.next_grant_at, now + STAGGER_SECONDS)
-        return state.model_copy(update={"strikes": 0, "recovering": False, "next_grant_at": soon})
+        update = {"strikes": 0, "recovering": False, "next_grant_at": soon, "limited_since": 0.0}
+        return state.model_copy(update=update)
     return state
 
 
@@ -90,6 +91,7 @@ def _refused(state: QuotaState, lease: Lease, refusal: Refusal, now: float, jitt
             "parked_until": now + wait,
             "parked_since": now,
             "parked_for": refusal.reason,
+            "limited_since": state.limited_since or now,
             "strikes": state.strikes + (stated is None),
             "recovering": True,
             "staggering": True,
@@ -199,6 +201,15 @@ def why(state: QuotaState, now: float) -> tuple[str, float | None]:
         text = f"{state.name}: ${state.spent_today:.2f} of today's ${cap:.2f} are spent"
         return text, float((_day(now) + 1) * DAY)
     return f"a free slot of {state.name}", None  # the same words as long as they are true: each change is told to all
+
+
+def trouble(state: QuotaState, now: float) -> str:
+    """Names the incident that those who wait have met; empty: they wait for each other, or for an operator."""
+    if state.held:
+        return ""
+    if state.parked_until is not None and state.parked_until > now:
+        return f"limited-{state.limited_since:.0f}"
+    return "" if _share(state) or state.leases else f"spent-{_day(now)}"
 
 
 def _day(now: float) -> int:
