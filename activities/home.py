@@ -10,6 +10,7 @@ repositories/<id>/          per repository: repository.json (which one), landing
                             have passed, by tree), setups/ (what set-up commands have made, by what they depend on)
 notices/                    what was told to operators that is of no single task; of a task: runs/<key>/notices/
 ports.json                  who holds which block of ports
+past/                       what ended tasks were, by server and run id: for reports, after the server has forgotten
 temporal/                   the development server's database and log
 janitor.json                what the last clean-up did; janitor-ages.json: since when it knows what it keeps
 workers/                    which worker process runs which activities, to recover after a kill
@@ -94,6 +95,10 @@ class Home:
 
     def setups(self, common_dir: Path) -> Path:
         return self.repository(common_dir) / "setups"
+
+    @property
+    def past(self) -> Path:
+        return self.root / "past"
 
     @property
     def ports(self) -> Path:

@@ -68,7 +68,7 @@ class NotifyActivities:
 def deliver(home: Home, notice: Notice) -> list[str]:
     """What came of it where it was not sent, a line for each such destination. Raises BadConfig."""
     wanted = [each for each in load(home.root).notify if each.wants(notice.event, notice.repo)]
-    said = {each.url: _once(home, each, notice) for each in wanted}
+    said = {each.url: deliver_to(home, each, notice) for each in wanted}
     for url, problem in said.items():
         if problem:
             log.warning("an operator was not told", destination=url, notice=notice.id, reason=problem)
@@ -98,7 +98,7 @@ def told(home: Home, notice: Notice) -> None:
         log.warning("an operator was not told", notice=notice.id, reason=str(problem))
 
 
-def _once(home: Home, to: Destination, notice: Notice) -> str:
+def deliver_to(home: Home, to: Destination, notice: Notice) -> str:
     """Empty when it was sent; else why not."""
     journal = home.notices(notice.run) / f"{notice.id}.{to.name}.json"
     if not notice.run:

@@ -31,10 +31,12 @@ from activities.turn import TurnActivities
 from activities.worksite import WorksiteActivities
 from service.attributes import ensure_attributes
 from service.converter import InputGuard
+from service.digest import DigestActivities, ensure_digest
 from service.lifeline import BEAT_SECONDS, BEATS, Lifeline, give_up_lost_activities
 from service.schedule import ensure_schedule
 from service.sweep import sweep
 from workflows import options
+from workflows.digest import DigestWorkflow
 from workflows.janitor import JanitorWorkflow
 from workflows.land import LandWorkflow
 from workflows.merge_queue import MergeQueueWorkflow
@@ -45,7 +47,7 @@ from workflows.unknown import UnknownWorkflow
 log = structlog.get_logger()
 
 WORKFLOWS: list[type] = [
-    TaskWorkflow, LandWorkflow, MergeQueueWorkflow, QuotaWorkflow, JanitorWorkflow, UnknownWorkflow
+    TaskWorkflow, LandWorkflow, MergeQueueWorkflow, QuotaWorkflow, JanitorWorkflow, DigestWorkflow, UnknownWorkflow
 ]  # fmt: skip
 BUILD_ID = "mergewright-0.1.0"
 GRACE = timedelta(seconds=1)
@@ -101,7 +103,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             activities=[
                 worksite.collect, worksite.update_branch, worksite.settle,
                 merging.submit, merging.build, merging.land, merging.follow, merging.eject,
-                JanitorActivities(site).clean_up, NotifyActivities(site).notify,
+                JanitorActivities(site).clean_up, NotifyActivities(site).notify, DigestActivities(site).digest,
             ],
             max_concurrent_activities=GIT_AT_ONCE,
             **shared,
@@ -164,6 +166,8 @@ async def run_worker(
                 def schedule() -> Awaitable[object]:
                     return ensure_schedule(client, task_queue, host, home.root, clean_every)
 
+                digesting = _every(RESCHEDULE_EVERY, lambda: ensure_digest(client, task_queue, host, home))
+                chores.append(asyncio.create_task(digesting))
                 chores.append(asyncio.create_task(_every(RESCHEDULE_EVERY, schedule)))
             await stop.wait()
             log.info("worker stops: agents are ended, the next worker resumes them")
