@@ -22,7 +22,15 @@ from activities.home import Home, default_home
 from activities.plain import plain
 from console import clean as cleaning
 from console import doctor as check
-from console import glance, inputs, notify_commands, queue_commands, salvage_commands, watch
+from console import (
+    glance,
+    inputs,
+    notify_commands,
+    queue_commands,
+    salvage_commands,
+    schedule_commands,
+    watch,
+)
 from console.codec_server import UI, CodecServer
 from console.costs import By, Spent, cost_table, spendings
 from console.costs import as_json as costs_as_json
@@ -44,6 +52,7 @@ from workflows.contracts import LandResult, QuotaState, TaskResult
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(salvage_commands.app, name="salvage")
 app.add_typer(queue_commands.app, name="queue")
+app.add_typer(schedule_commands.app, name="schedule")
 app.command()(queue_commands.land)
 app.command()(glance.status)
 app.command("list")(glance.list_tasks)
@@ -103,6 +112,7 @@ def start(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="TOML or JSON with the task's fields.")] = None,
     task_id: Annotated[str | None, typer.Option("--id", help="Workflow id (default: from the title).")] = None,
     repo: Annotated[Path | None, typer.Option(help="The repository (default: the one you are in).")] = None,
+    template: Annotated[str | None, typer.Option(help="Of mergewright.toml on the target: fills in the rest.")] = None,
     title: Annotated[str | None, typer.Option(help="One line.")] = None,
     description: Annotated[str | None, typer.Option(help="What to do.")] = None,
     acceptance: Annotated[list[str] | None, typer.Option(help="How it is judged; may be repeated.")] = None,
@@ -125,6 +135,7 @@ def start(
     """
     flags: dict[str, Any] = {
         "repo": str(repo) if repo else None,
+        "template": template,
         "title": title,
         "description": description,
         "acceptance": acceptance,
@@ -138,13 +149,14 @@ def start(
         "interactive": interactive or None,
     }
     task = inputs.task_input(file, flags)
-    name = task_id or f"{re.sub(r'[^a-z0-9]+', '-', task.title.lower()).strip('-')[:40]}-{uuid.uuid4().hex[:6]}"
+    summary = task.title or f"template {task.template}"
+    name = task_id or f"{re.sub(r'[^a-z0-9]+', '-', summary.lower()).strip('-')[:40]}-{uuid.uuid4().hex[:6]}"
 
     async def go() -> TaskResult | str | None:
         client = await connected(address, namespace)
         try:
             await client.start_workflow(
-                "TaskWorkflow", inputs.payload(task), id=name, task_queue=task_queue, static_summary=task.title
+                "TaskWorkflow", inputs.payload(task), id=name, task_queue=task_queue, static_summary=summary
             )
         except WorkflowAlreadyStartedError:
             raise CannotServe(f"a task {name} is running: choose another --id, or: starter.py status {name}") from None

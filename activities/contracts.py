@@ -65,6 +65,8 @@ class Prepared(Model):
     """What a person and an agent must know of the worktree, one line each."""
     attributes: bool | None = None
     """Whether the search attributes are registered. None: by a worker that did not know of them, nor of the memo."""
+    title: str = ""
+    """Of the task, or of its template."""
     notify: list[NoticeEvent] = []
     """What the worker's configuration has somebody told of this repository."""
 

@@ -43,6 +43,7 @@ from activities.settings import (
 from activities.settle import settle
 from activities.setup import check_sparse, set_up_worktree, worktree_settings
 from activities.site import Site, blocking, invalid, read_json, task_branch, write_atomically
+from activities.templates import from_template
 
 REPOSITORY_QUOTA = "repository/"
 _ENVIRONMENTS: dict[str, Any] = {
@@ -136,6 +137,9 @@ class PrepareActivities:
             self.site.claim(repository)
         except (RepositoryProblem, UnsupportedRepository) as problem:
             invalid("repo", str(problem))
+        if task.template is not None:
+            tip = repository.tip(_target(repository, task.target))
+            task = from_template(task, repository.read_file(tip, SETTINGS_FILE))
         target, base, settings = target_and_settings(repository, task)
         settings = self._check_agents(settings, repository, base)
         for index, gate in enumerate(settings.gates):
@@ -164,6 +168,7 @@ class PrepareActivities:
             settings=settings,
             run_folder=str(self.site.home.run(key)),
             day_purse=self._day_purse(settings, repository),
+            title=task.title,
             notify=self._config().wanted(ref.repo),
         )
         return prepared, worktree
@@ -242,7 +247,7 @@ def complete_settings(task: TaskInput, file: bytes | None) -> TaskSettings:
         invalid(SETTINGS_FILE, f"is not TOML: {error}")
     for check in (queue_settings, policy_settings):
         check(file)
-    for name in ("queue", "policy", "worktree"):
+    for name in ("queue", "policy", "worktree", "templates"):
         defaults.pop(name, None)  # not the task's affair
     for name in ("limits", "delivery"):
         if isinstance(own.get(name), Mapping) and isinstance(defaults.get(name), Mapping):

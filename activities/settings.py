@@ -15,9 +15,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 TAIL = 3_000
 """Characters of an output's end that travel in a payload (FEATURES A11)."""
@@ -309,6 +311,7 @@ class Policy(Model):
         return subject
 
 
+TEMPLATE_NAME = r"^[A-Za-z0-9._-]+$"
 MOST_SETUP_SECONDS = 3_000
 """Less than `prepare` may take."""
 
@@ -388,14 +391,20 @@ class TaskInput(TaskSettings):
     """Input of `TaskWorkflow`: one JSON object, only `repo` and `title` are required."""
 
     repo: str = Field(min_length=1)
-    title: str
+    template: str | None = Field(None, pattern=TEMPLATE_NAME)
+    """Of `[templates]` in the `mergewright.toml` on the target branch: its fields where the task gives none."""
+    title: str = Field("", validate_default=True)
     description: str = ""
     sparse: Folders | None = None
     """What its worktree holds, instead of what `[worktree]` says; []: everything."""
 
     @field_validator("title")
     @classmethod
-    def _one_line(cls, title: str) -> str:
+    def _one_line(cls, title: str, info: ValidationInfo) -> str:
+        if not title:
+            if info.data.get("template"):
+                return ""  # the template has one
+            raise PydanticCustomError("missing", "Field required")
         if len(title.strip().splitlines()) != 1:
             raise ValueError("must be one line; put the rest into `description`")
         return title.strip()

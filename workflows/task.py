@@ -83,6 +83,7 @@ class TaskWorkflow(TurnTaking):
         self.prepared = await self.do(PrepareActivities.prepare, given, shared, "check the input, make the worktree")
         self.limits = self.prepared.settings.limits
         self.board.registered = self.prepared.attributes
+        self.title = self.prepared.title or self.title
 
     async def _plan(self) -> None:
         """Interactive tasks: no code before an operator has approved the plan."""

@@ -70,6 +70,7 @@ def fields(model: type[Model]) -> set[str]:
 def test_only_repo_and_title_are_required_and_every_default_is_the_documented_one() -> None:
     assert TaskInput.model_validate(LEAST).model_dump() == {
         **LEAST,
+        "template": None,
         "description": "",
         "acceptance": [],
         "files": [],
@@ -119,10 +120,10 @@ def test_a_gate_has_ten_minutes() -> None:
 
 
 def test_the_repository_gives_defaults_for_all_but_the_task_itself() -> None:
-    assert fields(TaskInput) - fields(TaskSettings) == {"repo", "title", "description", "sparse"}
+    assert fields(TaskInput) - fields(TaskSettings) == {"repo", "title", "description", "sparse", "template"}
 
 
-@pytest.mark.parametrize("name", ["repo", "title", "description"])
+@pytest.mark.parametrize("name", ["repo", "title", "description", "template"])
 def test_the_repositorys_settings_cannot_name_the_task(name: str) -> None:
     assert refusal({name: "/x"}, TaskSettings) == f"{name}: unknown field"
 
