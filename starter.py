@@ -27,6 +27,7 @@ from console import (
     inputs,
     notify_commands,
     queue_commands,
+    report_commands,
     salvage_commands,
     schedule_commands,
     watch,
@@ -58,6 +59,8 @@ app.command()(glance.status)
 app.command("list")(glance.list_tasks)
 app.command()(watch.watch)
 app.command()(notify_commands.notify)
+app.command()(report_commands.report)
+app.command()(report_commands.forecast)
 
 
 @app.callback()
@@ -161,6 +164,8 @@ def start(
         except WorkflowAlreadyStartedError:
             raise CannotServe(f"a task {name} is running: choose another --id, or: starter.py status {name}") from None
         console.print(name)
+        if console.is_terminal and (chances := await report_commands.chances(client, task)):
+            typer.echo(chances, err=True)
         return None if detach else (await follow(client, [name], console))[name]
 
     finish(run(go()))

@@ -75,9 +75,10 @@ class DigestActivities:
         return digest_text(ended, waiting, [])
 
 
-async def waiting_tasks(client: Client, task_queue: str) -> list[Waiting]:
+async def waiting_tasks(client: Client, task_queue: str = "") -> list[Waiting]:
     """Of the running ones, those that a command moves on. One that does not answer is left out."""
-    query = f"WorkflowType = 'TaskWorkflow' AND ExecutionStatus = 'Running' AND TaskQueue = '{task_queue}'"
+    query = "WorkflowType = 'TaskWorkflow' AND ExecutionStatus = 'Running'"
+    query += f" AND TaskQueue = '{task_queue}'" if task_queue else ""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def look(task_id: str) -> Waiting | None:
