@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 from temporalio.client import Client
-from temporalio.service import RPCError
 
 from activities.home import default_home
 from activities.settings import TaskInput
@@ -90,8 +89,9 @@ def forecast(
 
 
 async def chances(client: Client, task: TaskInput) -> str:
-    """For whoever has just started a task; empty when it would take long, or nothing is known yet."""
-    with suppress(TimeoutError, RPCError, OSError):
+    """For whoever has just started a task: whatever is the matter with this, the task runs. Empty when it would take
+    long, or nothing is known yet."""
+    with suppress(Exception):
         async with asyncio.timeout(PATIENCE_SECONDS):
             runtime = task.agent.runtime if "agent" in task.model_fields_set else ""
             found = await _forecast(client, default_home().resolve(), str(Path(task.repo).resolve()), runtime)

@@ -152,7 +152,7 @@ def _chart(title: str, values: dict[str, float], told: Callable[[float], str]) -
     import pygal  # type: ignore[import-untyped]
 
     chart = pygal.HorizontalBar(
-        title=title, show_legend=False, show_y_labels=False, show_y_guides=False,
+        title=title, show_legend=False, show_x_labels=False, show_x_guides=False, show_y_guides=False,
         width=800, height=60 + 26 * len(values), margin=12, style=_style(), value_formatter=told,
     )  # fmt: skip
     chart.x_labels = [f"{name}: {told(value)}" for name, value in values.items()][::-1]  # its first is the lowest

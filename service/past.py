@@ -188,6 +188,8 @@ class _Reader:
                 self._result(details[0] if details else {})
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
                 self.found["outcome"] = "terminated"
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
+                self.found["outcome"] = "cancelled"
 
     def _result(self, result: dict[str, Any]) -> None:
         self.found |= {"outcome": result.get("outcome", "failed"), "seconds": result.get("seconds", {})}

@@ -246,6 +246,7 @@ async def test_a_destination_that_is_away_keeps_no_task_waiting_and_what_cannot_
     assert "Never begun: has failed" in inbox.titles()
 
 
+@pytest.mark.long
 async def test_a_worker_that_is_killed_while_it_tells_tells_nobody_twice(inbox: Inbox, kit: Kit) -> None:
     from tests.test_kill import start_worker, until_up
 

@@ -48,8 +48,9 @@ class Notices(Leases):
 
     async def notices_sent(self) -> None:
         """Bounded; whoever cancels the task now cancels only this wait, for all else is done."""
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-            await workflow.wait_condition(lambda: not self._outgoing, timeout=LAST_WORDS)
+        if self._outgoing:
+            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+                await workflow.wait_condition(lambda: not self._outgoing, timeout=LAST_WORDS)
 
     def _send_later(self, notice: Notice) -> None:
         if self.prepared is None or notice.event not in self.prepared.notify:
@@ -72,6 +73,8 @@ class Notices(Leases):
 
     def notify_stage(self) -> None:
         """Of a stage that waits for a person, or of the end."""
+        if self.prepared is None or not self.prepared.notify:
+            return
         now = self.current_status()
         if now.blocked is not None and now.stage is Stage.BLOCKED:
             self.notify("blocked", f"{now.blocked.reason}: {now.blocked.text}", now.next_command)
