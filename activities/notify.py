@@ -84,7 +84,7 @@ def never_prepared(given: PrepareInput, text: str, *, failed: bool) -> Notice:
         id=f"{task_key(given.task_id, given.run_id)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}",
         repo=str(Path(repo).resolve()) if repo else "",
         task_id=given.task_id,
-        title=given.task.get("title", ""),
+        title=given.task.get("title") or given.task.get("template") or "",
         text=text,
         command="" if failed else signal,
     )

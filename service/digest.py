@@ -112,7 +112,7 @@ def digest_text(ended: Sequence[Past], waiting: Sequence[Waiting], repositories:
     ]
     landed = [_name(past.repo, past.task_id, past.title) for past in ended if past.outcome == "merged"]
     others = [
-        f"{_name(past.repo, past.task_id, past.title)}: {past.outcome} {tail(past.reason, 120)}".rstrip()
+        f"{_name(past.repo, past.task_id, past.title)}: {past.outcome}, {tail(past.reason, 120)}".rstrip(", ")
         for past in ended
         if past.outcome != "merged"
     ]

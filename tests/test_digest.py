@@ -58,7 +58,7 @@ def test_each_destination_hears_of_its_repositories() -> None:
     assert digest_text(ended, waiting, ["/b/y"]).splitlines() == [
         "1 failed; they cost $1.50, 100 tokens. 1 wait for you.",
         "", "Waiting for you", "- y: w: W: stuck", "    do",
-        "", "Not landed", "- y: t20: T: failed why",
+        "", "Not landed", "- y: t20: T: failed, why",
     ]  # fmt: skip
     assert digest_text(ended, waiting, ["/c"]) == "no task has ended; they cost $0.00, 0 tokens. 0 wait for you."
 

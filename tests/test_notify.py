@@ -27,6 +27,7 @@ from activities.home import Home
 from activities.masking import MASKS, Masks
 from activities.notify import deliver, worded
 from console.doctor import notifications
+from tests.git.repos import commit
 from tests.kit import Kit, status_when
 from workflows.contracts import Stage
 
@@ -227,6 +228,29 @@ async def test_a_task_tells_what_it_waits_for_and_how_it_ended(inbox: Inbox, kit
     assert "The plan" in by_title["wants your approval"]
 
 
+async def test_a_limit_of_an_account_is_told_once_and_what_waits_for_leave_too(inbox: Inbox, kit: Kit) -> None:
+    kit.configure('[[notify]]\nurl = "$INBOX"\nevents = ["limit", "approval"]\n')
+    commit(kit.repo, {"mergewright.toml": '[queue]\nprotected = ["ci/"]\n'})
+    limited = kit.agent(executor=[{"fail": 75, "stderr": "retry-after: 9000"}])
+    account = f"acc-{kit.task_queue}"
+    async with kit.worker():
+        first, second = [await kit.start(kit.input(agent={**limited, "account": account})) for _ in range(2)]
+        for handle in (first, second):
+            await status_when(handle, lambda now: now.stage is Stage.LIMITED and "until" in now.waiting_for)
+        guarded = await kit.start(
+            kit.input(agent=kit.agent(executor=[{"write": {"ci/a": "x\n"}}]), title="Guarded"), "guarded"
+        )
+        await status_when(guarded, lambda now: "leave to change" in now.waiting_for)
+        for handle in (first, second, guarded):
+            await handle.signal("abandon")
+            assert (await handle.result()).outcome == "abandoned"
+    assert sorted(inbox.titles()) == ["Guarded: wants your approval", f"command/{account}: is limited"]
+    texts = {message["title"].partition(":")[0]: message["message"] for message in inbox.got}
+    queue = f"--task-queue {kit.task_queue}"
+    assert texts["Guarded"].endswith(f"starter.py queue allow guarded --repo {kit.repo} {queue}")
+    assert texts[f"command/{account}"].endswith(f"starter.py quota command/{account} --wake {queue}")
+
+
 async def test_a_destination_that_is_away_keeps_no_task_waiting_and_what_cannot_begin_is_told(
     inbox: Inbox, kit: Kit
 ) -> None:
@@ -288,7 +312,7 @@ def test_a_message_for_a_try(inbox: Inbox, tmp_path: Path, monkeypatch: pytest.M
     assert inbox.titles() == ["mergewright: a test"]
     monkeypatch.setenv("NOWHERE", "json://127.0.0.1:9/another-secret-token")
     assert "not sent: A Connection error occurred" in said("--test", code=1)
-    monkeypatch.setenv("NOWHERE", "nonsense")
+    monkeypatch.setenv("NOWHERE", "not-a-url-of-any-kind")
     assert "not sent: is no URL that apprise knows" in said("--test", code=1)
     monkeypatch.delenv("NOWHERE")
     there, lacking = notifications(load(home.root))

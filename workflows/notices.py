@@ -12,7 +12,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import Notice, NoticeEvent, Prepared
+    from activities.contracts import TASK_QUEUE, Notice, NoticeEvent, Prepared
     from activities.home import safe_name
     from activities.notify import NotifyActivities
     from workflows import options
@@ -21,6 +21,8 @@ with workflow.unsafe.imports_passed_through():
 
 LAST_WORDS = timedelta(seconds=10)
 """For what is still to be sent when the task has ended: so long its result may wait for a service that is away."""
+PLAN = 600
+"""Characters of a plan that travel; the query `plan` has all of it."""
 LONG_LIMIT = 300.0
 """Seconds: a shorter one is over before anybody has looked."""
 
@@ -55,7 +57,8 @@ class Notices(Leases):
     def _send_later(self, notice: Notice) -> None:
         if self.prepared is None or notice.event not in self.prepared.notify:
             return
-        of_task = {"repo": self.prepared.ref.repo, "task_id": workflow.info().workflow_id, "title": self.title}
+        title = notice.title or self.title
+        of_task = {"repo": self.prepared.ref.repo, "task_id": workflow.info().workflow_id, "title": title}
         sending = asyncio.create_task(self._send_notice(notice.model_copy(update=of_task), self.prepared.host))
         self._outgoing.add(sending)
         sending.add_done_callback(self._outgoing.discard)
@@ -79,7 +82,7 @@ class Notices(Leases):
         if now.blocked is not None and now.stage is Stage.BLOCKED:
             self.notify("blocked", f"{now.blocked.reason}: {now.blocked.text}", now.next_command)
         elif now.stage is Stage.APPROVAL:
-            self.notify("approval", f"waits for {now.waiting_for}\n\n{now.plan}".rstrip(), now.next_command)
+            self.notify("approval", f"waits for {now.waiting_for}\n\n{now.plan[:PLAN]}".rstrip(), now.next_command)
         elif now.outcome == "merged":
             cost = f"{now.turns} turns, ${now.cost_usd:.2f}"
             self.notify("merged", f"landed as {now.sha}; {cost}", f"git show {now.sha}")
@@ -91,7 +94,7 @@ class Notices(Leases):
         """The merge queue holds it for an operator's leave."""
         prepared = self.prepared
         repo = prepared.ref.repo if prepared else "."
-        command = f"starter.py queue allow {workflow.info().workflow_id} --repo {repo}"
+        command = f"starter.py queue allow {workflow.info().workflow_id} --repo {repo}{_of_this_queue()}"
         self.notify("approval", f"waits for {text}", command, about=op)
 
     def notify_budget(self, nearly_used: dict[tuple[str, float], str]) -> None:
@@ -116,7 +119,14 @@ class Notices(Leases):
             Notice(
                 event="limit",
                 id=f"limit-{safe_name(note.quota)}-{note.trouble}",
+                title=note.quota,
                 text=f"{note.text}, until {datetime.fromtimestamp(note.until, UTC):%Y-%m-%d %H:%M} UTC",
-                command=f"starter.py quota {note.quota} --wake",
+                command=f"starter.py quota {note.quota} --wake{_of_this_queue()}",
             )
         )
+
+
+def _of_this_queue() -> str:
+    """Quotas and merge queues of workers with another task queue have other names."""
+    name = workflow.info().task_queue
+    return "" if name == TASK_QUEUE else f" --task-queue {name}"

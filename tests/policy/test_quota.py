@@ -21,6 +21,7 @@ from workflows.policy.quota import (
     granted,
     requested,
     returned,
+    trouble,
     wake_at,
     why,
     withdrawn,
@@ -52,6 +53,26 @@ def back(lease: str, cost: float = 0.0, **more: Any) -> LeaseReturn:
 
 def refused(lease: str, seconds: float | None = None, kind: Any = "limited") -> LeaseReturn:
     return back(lease, worked=False, refused=Refusal(kind=kind, reason="429", retry_after_seconds=seconds))
+
+
+def test_trouble_has_one_name_until_the_model_answers() -> None:
+    state, _ = granted(a_quota("a", "b", "c"), NOON)
+    assert trouble(state, NOON) == ""  # crowded
+    state = returned(state, refused("a"), NOON, 0)
+    name = trouble(state, NOON + 1)
+    assert name
+    state, _ = granted(state, NOON + 60)
+    assert trouble(state, NOON + 60) == ""
+    state = returned(state, refused("c"), NOON + 61, 0)
+    assert trouble(state, NOON + 62) == name  # the probe was refused: the same incident
+    state, _ = granted(requested(state, ask("d"), NOON + 62), NOON + 3_600)
+    state = returned(state, back("d"), NOON + 3_601, 0)
+    state, _ = granted(requested(state, ask("e"), NOON + 3_601), NOON + 3_700)
+    assert trouble(returned(state, refused("e"), NOON + 3_701, 0), NOON + 3_702) not in ("", name)
+    spent, _ = granted(a_quota("a", cap=1), NOON)
+    spent = requested(returned(spent, back("a", cost=1), NOON, 0), ask("b"), NOON)
+    assert trouble(spent, NOON).startswith("spent-")
+    assert trouble(spent.model_copy(update={"held": True}), NOON) == ""
 
 
 def test_first_come_first_served_and_never_more_than_the_slots() -> None:
