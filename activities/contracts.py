@@ -201,6 +201,8 @@ class TurnResult(Model):
     escape: Escape | None = None
     notes: list[str] = []
     """What else has changed in the repository meanwhile; it may well have been the user."""
+    files: list[str] = []
+    """Of a planner: what its plan names in the section "Files"."""
 
 
 class Overlap(Model):
@@ -240,6 +242,10 @@ class CollectInput(Model):
     """Subject of the commit of what the agent left uncommitted."""
     strategy: Strategy = "merge"
     """How it is to land: the single commits do not, where they are squashed."""
+    planned: list[str] = []
+    """What may change by the approved plan, patterns as in .gitignore; empty: anything."""
+    plan_files: Literal["enforce", "advise"] = "enforce"
+    """Whether the agent has to mend it where something else does."""
 
 
 class Collected(Model):
@@ -261,6 +267,8 @@ class Collected(Model):
     """At most 20 of the preflight's."""
     preflight: GateResult | None = None
     """Red, with the table of all findings as its log, where the agent must mend something."""
+    unplanned: list[str] = []
+    """At most 50 of the files that differ and that the plan does not name."""
 
 
 class GateResult(Model):
@@ -332,6 +340,13 @@ class UpdatedBranch(Model):
     files: list[str] = []
     report: str = ""
     """File of the run folder: the conflict, both logs and the diffstat, for the resolver."""
+
+
+class CheckAgentInput(Model):
+    """Can this host run it? As `prepare` asks of the agents that the task begins with."""
+
+    agent: AgentSpec
+    ref: TaskRef
 
 
 class QuotaConfig(Model):

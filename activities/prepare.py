@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.agents import UnknownRuntime, runtime
 from activities.config import BadConfig, Config, account_of, agent_environment, load
-from activities.contracts import OpenQuotaInput, Prepared, PrepareInput, QuotaConfig, TaskRef, quota_id
+from activities.contracts import CheckAgentInput, OpenQuotaInput, Prepared, PrepareInput, QuotaConfig, TaskRef, quota_id
 from activities.disk import DiskFull, check_room
 from activities.git.repository import Repository, RepositoryProblem, open_repository
 from activities.git.run import UnsupportedRepository
@@ -112,6 +112,19 @@ class PrepareActivities:
             start_signal_args=[config],
             static_summary=f"quota of {name}",
         )
+
+    @activity.defn
+    async def check_agent(self, given: CheckAgentInput) -> AgentSpec:
+        """With the whole name of its account, whose quota runs then. Raises InvalidTask, in one line."""
+        agent = await blocking(self._check_agent, given)
+        if agent.account:
+            await self.open_quota(OpenQuotaInput(quota=agent.account))
+        return agent
+
+    def _check_agent(self, given: CheckAgentInput) -> AgentSpec:
+        repository = open_repository(given.ref.repo)
+        settings = TaskSettings(agent=given.agent)
+        return self._check_agents(settings, repository, repository.tip(given.ref.target)).agent
 
     async def _set_up(self, prepared: Prepared, worktree: Worktree) -> list[str]:
         """One that cannot be made ready is taken away, so that the next attempt begins with what is mended."""

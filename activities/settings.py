@@ -181,7 +181,11 @@ class TaskSettings(Model):
     delivery: Delivery = Delivery()
     on_blocked: Literal["wait", "fail"] = "wait"
     plan_timeout_hours: float = Field(48, gt=0, le=YEAR_SECONDS / 3_600)
-    """How long a plan waits for its approval before the task is blocked."""
+    """How long a plan, or a landing, waits for its approval before the task is blocked."""
+    plan_files: Literal["enforce", "advise"] = "enforce"
+    """What a plan's section "Files" is: nothing else may change; or what else changes is only shown."""
+    approve_landing: bool = Field(False, strict=True)
+    """After gates and review the commit waits for an operator, and exactly that one lands."""
 
     @field_validator("gates")
     @classmethod
@@ -229,8 +233,8 @@ class QueueSettings(Model):
 
 
 PolicyRule = Literal[
-    "deny", "allow", "lines", "files", "size", "binary", "secret", "markers", "case", "author", "date", "message",
-    "protected", "hook", "submodule", "link",
+    "deny", "allow", "plan", "lines", "files", "size", "binary", "secret", "markers", "case", "author", "date",
+    "message", "protected", "hook", "submodule", "link",
 ]  # fmt: skip
 """What each is for, and what to do about it: `faults.policy`."""
 

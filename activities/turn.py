@@ -35,6 +35,7 @@ from activities.git.salvage import save
 from activities.git.worktree import Worktree
 from activities.home import Home
 from activities.masking import MASKS
+from activities.plan_files import planned
 from activities.prompting import compose
 from activities.sandbox import Limits, Sandbox
 from activities.settings import NOTHING_KEPT, AgentSpec, tail
@@ -386,6 +387,7 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         text=str(text),
         escape=Escape.model_validate(escape) if escape else None,
         notes=[tail(MASKS.text(line), 300) for line in notes],
+        files=planned(report.text) if plan else [],
     )
 
 

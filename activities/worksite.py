@@ -13,6 +13,7 @@ from activities.git.merging import unresolved
 from activities.git.worktree import Worktree
 from activities.moved import merge_in
 from activities.overlaps import overlaps
+from activities.plan_files import findings, unplanned
 from activities.preflight import MOST_SHOWN, as_gate, preflight, rules_on, ruling
 from activities.protected import for_a_task
 from activities.settle import settle
@@ -48,6 +49,9 @@ class WorksiteActivities:
             lands_on = ruling(repository, given.ref.target)
             rules = rules_on(repository, given.ref.target, lands_on)
         found = [] if undecided else preflight(repository, lands_on, head, given.strategy, rules)
+        beyond = unplanned(given.planned, files)
+        if not undecided and given.plan_files == "enforce":
+            found += findings(rules, beyond)
         log = self.site.home.run(given.ref.key) / "policy" / f"{head[:12]}.md"
         return Collected(
             head=head,
@@ -60,6 +64,7 @@ class WorksiteActivities:
             overlaps=overlaps(self.site.home, repository, given.ref, head, target),
             findings=found[:MOST_SHOWN],
             preflight=as_gate(found, log, time.monotonic() - started),
+            unplanned=beyond[:50],
         )
 
     @activity.defn

@@ -76,6 +76,7 @@ class BlockedReason(StrEnum):
     GATES_BROKEN = "gates cannot pass on this machine"
     BUDGET = "budget used up"
     PLAN_TIMEOUT = "plan not approved in time"
+    LANDING_TIMEOUT = "landing not approved in time"
     POLICY = "needs a person's leave to land"
     PUSH_REJECTED = "the remote does not take it"
     ESCAPE = "changed what no turn may change"
@@ -174,6 +175,17 @@ class TaskStatus(Model):
     """The last lines that an agent said."""
     plan: str = ""
     """Beginning of the plan; the query `plan` has all of it."""
+    plan_hash: str = ""
+    landing: str | None = None
+    """Sha of the work that waits for approval to land."""
+    planned: list[str] = []
+    """What the plan says that it changes, and what an operator has allowed besides: patterns as in .gitignore."""
+    touched: list[str] = []
+    """At most 50 of the files that the work changes."""
+    unplanned: list[str] = []
+    """At most 50 of those that the plan does not name."""
+    priority: int | None = None
+    """In the merge queue, where an operator has set it."""
     worktree: str | None = None
     branch: str | None = None
     salvage_ref: str | None = None

@@ -117,7 +117,7 @@ class Leases(OperatorCommands):
             while True:
                 try:
                     await workflow.wait_condition(
-                        lambda: key in self.grants or self.notes.get(key) != shown or self.abandoned,  # noqa: B023
+                        lambda: key in self.grants or self.notes.get(key) != shown or self.stops,  # noqa: B023
                         timeout=again,
                         timeout_summary=_waits(quota, shown),
                     )
@@ -127,7 +127,7 @@ class Leases(OperatorCommands):
                 if key in self.grants:
                     self.notes.pop(key, None)
                     return self.grants.pop(key)
-                self.stop_if_abandoned()
+                self.stop_if_wanted()
                 note = shown = self.notes[key]
                 wait = max(note.until - workflow.time(), 0.0) if note.until is not None else 0.0
                 if at_once:
@@ -173,7 +173,7 @@ class Leases(OperatorCommands):
     async def open_quota(self, quota: str) -> None:
         raise NotImplementedError
 
-    def stop_if_abandoned(self) -> None:
+    def stop_if_wanted(self) -> None:
         raise NotImplementedError
 
     @workflow.signal(description="from a quota: a turn may be taken")

@@ -7,7 +7,7 @@ checks before it is accepted and answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 from temporalio import workflow
@@ -33,6 +33,13 @@ _TAKEN: dict[Verb, str] = {
     "abandon": "ends; unmerged work is saved under a salvage ref",
     "raise_budget": "raised: the task goes on in the same session",
     "rewind": "taken: the next turn begins with the worktree as it was then; what is in it now is kept",
+    "revise": "taken: it is sent back to the agent",
+    "approve_landing": "approved: exactly that commit goes to the merge queue",
+    "allow_files": "allowed; a task that is blocked for them goes on with `retry_stage`",
+    "cancel": "ends as cancelled; unmerged work is saved under a salvage ref",
+    "retry_stage": "taken: what the task is at begins anew",
+    "switch_agent": "taken: it does the next turn",
+    "set_priority": "taken: in the merge queue now, or when the work gets there",
 }
 
 
@@ -86,6 +93,17 @@ class OperatorCommands:
         """The turn whose worktree the next one begins with."""
         self.rewind_leaves_queue = False
         """A candidate is taken back for it; not so in tasks that took a rewind before there was this."""
+        self.stop_as: Literal["abandoned", "cancelled"] = "abandoned"
+        """How an operator has it end, when `abandoned` is set."""
+        self.anew = False
+        """What the task is at is to be left, and to begin anew."""
+        self.landing_answer: tuple[Verb, str] | None = None
+        self.allowed_files: list[str] = []
+        """Besides those of the plan."""
+        self.priority: int | None = None
+        """In the merge queue; none: as the settings say."""
+        self.priority_changed = False
+        """And the queue has not been told."""
 
     def situation(self) -> Situation:
         raise NotImplementedError
@@ -103,6 +121,11 @@ class OperatorCommands:
         """Turns after which the worktree was kept."""
         raise NotImplementedError
 
+    @property
+    def stops(self) -> bool:
+        """An operator wants what runs, or what is waited for, to be left."""
+        return self.abandoned or self.anew
+
     def show(self) -> None:
         """Something changed that the operator should see."""
         raise NotImplementedError
@@ -113,6 +136,10 @@ class OperatorCommands:
                 return self._raise_refusal(given)
             case "rewind":
                 return commands.rewind_refusal(self.situation(), given, self.rewindable())
+            case "set_priority":
+                return commands.priority_refusal(self.situation(), given)
+            case "switch_agent":
+                return commands.switch_refusal(self.situation(), given)
         if given is not None and not isinstance(given, str):
             return f"{verb} takes one JSON string, not {type(given).__name__}: --input '\"...\"'"
         return commands.refusal(self.situation(), verb, given or "")
@@ -131,8 +158,21 @@ class OperatorCommands:
                 self.continued = given or ""
             case "compact":
                 self.compact_wanted = True
-            case "abandon":
-                self.abandoned = True
+            case "revise":
+                if self.situation().plan is None:
+                    self.landing_answer = (verb, given)
+                else:
+                    self.plan_answer = (verb, given)
+            case "approve_landing":
+                self.landing_answer = (verb, given or "")
+            case "allow_files":
+                self.allowed_files = [*dict.fromkeys([*self.allowed_files, *given.split()])]
+            case "set_priority":
+                self.priority, self.priority_changed = given, True
+            case "retry_stage":
+                self.anew = True
+            case "abandon" | "cancel":
+                self.abandoned, self.stop_as = True, "abandoned" if verb == "abandon" else "cancelled"
             case "raise_budget":
                 self.limits = budgets.raised(self.limits, budgets.wanted(given))
             case "rewind":
@@ -154,6 +194,12 @@ class OperatorCommands:
     on_resume, resume = _command("resume", "go on after a pause")
     on_continue, continue_task = _command("continue_task", 'go on with a blocked task; optional "text" for the agent')
     on_abandon, abandon = _command("abandon", "end the task; its work is saved under a salvage ref")
+    on_cancel, cancel = _command("cancel", "end the task as cancelled; its work is saved under a salvage ref")
+    on_revise, revise = _command("revise", 'send the plan, or the work that waits for its landing, back: "feedback"')
+    on_approve_landing, approve_landing = _command("approve_landing", "let this work land; optional: its sha")
+    on_allow_files, allow_files = _command("allow_files", 'besides the plan\'s: "src/b.py docs/", as in .gitignore')
+    on_retry, retry_stage = _command("retry_stage", "begin anew what the task is at, or what it is blocked in")
+    on_set_priority, set_priority = _command("set_priority", "in the merge queue: 10 lands sooner than 0")
     on_compact, compact_session = _command("compact", "summarise the session; the next turn starts a new one from it")
     on_raise_budget, raise_budget = _command("raise_budget", 'new caps: 20 (dollars), or {"max_tokens": 5000000}')
     on_rewind, rewind = _command("rewind", "begin the next turn with the worktree as it was after turn 3")
@@ -175,8 +221,8 @@ class OperatorCommands:
         self.problem(f"no rewind: {why}. The task is paused: rewind to another turn, or `resume` it as it is")
 
     def _raise_refusal(self, caps: Any) -> str | None:
-        if self.situation().ended:
-            return "the task has ended"
+        if why := commands.refusal(self.situation(), "raise_budget", ""):
+            return why
         try:
             return budgets.raise_refusal(self.limits, budgets.wanted(caps))
         except ValidationError as error:

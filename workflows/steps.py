@@ -50,6 +50,10 @@ class End(Exception):
         self.reason = reason
 
 
+class Anew(Exception):
+    """What the task is at begins anew: an operator wants it."""
+
+
 @dataclass(frozen=True)
 class Todo:
     """What an agent has to do next."""
@@ -80,6 +84,19 @@ class TaskSteps(Notices):
         self.sessions: dict[str, str] = {}
         self.plan_file = self.plan_digest = self.plan_said = ""
         self.plan_waits = False
+        self.landing_waits = ""
+        """Sha of the work that waits for approval."""
+        self.reminders: list[str] = []
+        """What waits for an operator, and for how long."""
+        self.planned: list[str] = []
+        """What the plan says that it changes."""
+        self.running = False
+        """An activity that may be left, and begin anew."""
+        self.landing_approved = ""
+        self.switched_to: AgentSpec | None = None
+        """Who has the task instead of its agent, by an operator's word."""
+        self.acting: Role | None = None
+        """Whose turn it is, or was last."""
         self.said = ""
         self.turn_number = 0
         self.review_rounds = self.gate_failures = self.merge_attempts = self.gate_runs = 0
@@ -137,17 +154,23 @@ class TaskSteps(Notices):
         while True:
             try:
                 return await self._once(activity, given, with_options, summary, whole=whole)
+            except Anew:
+                continue
             except ActivityError as error:
                 cause = error.cause if isinstance(error.cause, ApplicationError) else None
                 if self.prepared is None and cause and cause.details:
                     self.board.registered = cause.details[0]
-                if cause and cause.type == NO_ROOM:
-                    await self._wait_for_room(cause.message)
-                elif cause and cause.type == SETUP_FAILED:
-                    self.hear(await self.block(BlockedReason.SETUP, cause.message))
-                else:
-                    text = f"{error.activity_type}: {options.retried(error)}"
-                    self.hear(await self.block(BlockedReason.INFRASTRUCTURE, text))
+                with contextlib.suppress(Anew):
+                    await self._in_trouble(error, cause)
+
+    async def _in_trouble(self, error: ActivityError, cause: ApplicationError | None) -> None:
+        if cause and cause.type == NO_ROOM:
+            await self._wait_for_room(cause.message)
+        elif cause and cause.type == SETUP_FAILED:
+            self.hear(await self.block(BlockedReason.SETUP, cause.message))
+        else:
+            text = f"{error.activity_type}: {options.retried(error)}"
+            self.hear(await self.block(BlockedReason.INFRASTRUCTURE, text))
 
     async def _wait_for_room(self, text: str) -> None:
         """The disk is too full. Neither the task nor an operator has to do with it, so it goes on by itself."""
@@ -172,24 +195,36 @@ class TaskSteps(Notices):
         whole: bool = False,
     ) -> R:
         """Raises ActivityError for our own trouble."""
+        self.running = not whole
         handle = workflow.start_activity_method(cast(Any, activity), given, summary=summary, **with_options)
         try:
-            await workflow.wait_condition(lambda: handle.done() or (self.abandoned and not whole))
+            await workflow.wait_condition(lambda: handle.done() or (self.stops and not whole))
+            self.running = False
             if not handle.done():
                 await _cancelled(handle)
-                self.stop_if_abandoned()
+                self.stop_if_wanted()
+            elif not whole:
+                self.begin_anew_if_wanted()  # it was over in the same moment
             return cast(R, await handle)
         except asyncio.CancelledError:
             await _cancelled(handle)
             raise
         except ActivityError as error:
+            self.begin_anew_if_wanted()
             if isinstance(error.cause, ApplicationError) and error.cause.type == INVALID_TASK:
                 raise error.cause from None
             raise
 
-    def stop_if_abandoned(self) -> None:
+    def stop_if_wanted(self) -> None:
+        """Raises End or Anew."""
         if self.abandoned:
-            raise End("abandoned", "abandoned by an operator")
+            raise End(self.stop_as, f"{self.stop_as} by an operator")
+        self.begin_anew_if_wanted()
+
+    def begin_anew_if_wanted(self) -> None:
+        if self.anew:
+            self.anew = False
+            raise Anew
 
     async def git(self, activity: Callable[[Any, G], Awaitable[R]], given: G, summary: str) -> R:
         return await self.do(activity, given, options.git_options(self.shared_queue, self.ready.host), summary)
@@ -222,7 +257,9 @@ class TaskSteps(Notices):
     def chain(self, role: Role) -> list[AgentSpec]:
         """Who may do it: the agent, and who takes over from it."""
         settings = self.ready.settings
-        first = settings.resolver or settings.agent if role == "resolver" else settings.agent
+        first = self.switched_to or settings.agent
+        if role == "resolver":
+            first = settings.resolver or first
         return [first, *settings.fallbacks]
 
     def agent(self, role: Role) -> AgentSpec:
@@ -249,13 +286,13 @@ class TaskSteps(Notices):
         # Not in a `finally`: that would also run when an evicted workflow is thrown away, where there is no clock.
         try:
             await workflow.wait_condition(
-                lambda: condition() or self.abandoned, timeout=patience, timeout_summary=summary if patience else None
+                lambda: condition() or self.stops, timeout=patience, timeout_summary=summary if patience else None
             )
         except (TimeoutError, asyncio.CancelledError):
             self.ledger.add("waiting", workflow.time() - started)
             raise
         self.ledger.add("waiting", workflow.time() - started)
-        self.stop_if_abandoned()
+        self.stop_if_wanted()
 
     async def wait_for_limit(self, wait: turns.Wait, agent: AgentSpec) -> None:
         """A rate limit: a durable timer. It uses up nothing."""
@@ -269,6 +306,7 @@ class TaskSteps(Notices):
             await self.wait(lambda: False, timedelta(seconds=wait.seconds), text)
         except TimeoutError:
             self.enter(stage)
+            self.stop_if_wanted()
 
     async def block(self, reason: BlockedReason, text: str, otherwise: Callable[[], bool] = lambda: False) -> str:
         """Stop and wait for `continue_task`; its text is returned. With `on_blocked: fail` the task ends instead.
@@ -311,10 +349,47 @@ class TaskSteps(Notices):
     def situation(self) -> Situation:
         return Situation(
             ended=self.stage in (Stage.SETTLE, Stage.ENDED),
-            blocked=self.blocked is not None,
+            blocked=self.blocked is not None and self.continued is None and not self.anew,
             paused=self.paused,
-            plan=self.plan_digest if self.plan_waits else None,
+            plan=self.plan_digest if self.plan_waits and self.plan_answer is None else None,
+            landing=self.landing_waits if self.landing_waits and self.landing_answer is None else None,
+            ending=self.abandoned,
+            no_retry=self._no_retry(),
+            listed=bool(self.planned) and (self.prepared is None or self.ready.settings.plan_files == "enforce"),
+            prepared=self.prepared is not None,
         )
+
+    def _no_retry(self) -> str:
+        if self.anew:
+            return "it begins anew already"
+        if self.blocked is not None:
+            match self.blocked.reason:
+                case BlockedReason.BUDGET:
+                    return "the budget is used up: `raise_budget` or `continue_task` goes on"
+                case BlockedReason.PLAN_TIMEOUT | BlockedReason.LANDING_TIMEOUT:
+                    return f"{self.waiting_approval()} waits for an answer: approve it, or `revise` sends it back"
+            return "" if self.continued is None else "the task goes on already"
+        if self.running:
+            return ""
+        match self.stage:
+            case Stage.APPROVAL:
+                return f"{self.waiting_approval()} waits for an answer: approve it, or `revise` sends it back"
+            case Stage.LIMITED:
+                return "it waits for a limit: `switch_agent` has another agent do it, `starter.py quota` looks at it"
+            case Stage.PAUSED:
+                return "the task is paused: `resume` goes on"
+            case Stage.QUEUE:
+                return "it stands in the merge queue: `starter.py queue` shows it"
+        return "nothing runs at this moment that could begin anew"
+
+    def waiting_approval(self) -> str:
+        return "the landing" if self.landing_waits else "the plan"
+
+    def remind(self, text: str) -> None:
+        """An operator is waited for, and has not answered for long."""
+        self.reminders = [*self.reminders, text]
+        workflow.logger.warning(text)
+        self.show()
 
     def plan_text(self) -> str:
         return f"{self.plan_said}\n\nhash: {self.plan_digest}\nfile: {self.plan_file}" if self.plan_said else ""
@@ -330,6 +405,9 @@ class TaskSteps(Notices):
         signal = f"temporal workflow signal -w {workflow.info().workflow_id} --name"
         if self.plan_waits:
             return f"{signal} approve_plan    (or: {signal} reject_plan --input '\"what to change\"')"
+        if self.landing_waits:
+            sha = self.landing_waits[:12]
+            return f"{signal} approve_landing --input '\"{sha}\"'    (or: {signal} revise --input '\"what to change\"')"
         if self.blocked is not None and self.blocked.reason is BlockedReason.BUDGET:
             return f"{signal} raise_budget --input '{{\"max_cost_usd\": 20}}'    (or: {signal} continue_task)"
         if self.blocked is not None:
@@ -338,7 +416,8 @@ class TaskSteps(Notices):
 
     def _warnings(self) -> list[str]:
         money = budgets.warnings(self.limits, self.ledger.usage, self.ledger.agent_seconds)
-        return [*(self.prepared.notes if self.prepared else []), *money, *self.handovers, *self.meanwhile]
+        notes = self.prepared.notes if self.prepared else []
+        return [*notes, *self.reminders, *money, *self.handovers, *self.meanwhile]
 
     def _overlaps(self) -> list[str]:
         found = self.found.overlaps if self.found and not self.result else []
@@ -356,6 +435,12 @@ class TaskSteps(Notices):
             paused=self.paused,
             said=self.said,
             plan=self.plan_said[:2000],
+            plan_hash=self.plan_digest,
+            landing=self.landing_waits or None,
+            planned=[*self.planned, *self.allowed_files],
+            touched=self.found.files if self.found else [],
+            unplanned=self.found.unplanned if self.found else [],
+            priority=self.priority,
             worktree=self.prepared.worktree if self.prepared else None,
             branch=self.prepared.branch if self.prepared else None,
             salvage_ref=self.result.salvage_ref if self.result else None,

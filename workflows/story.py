@@ -34,6 +34,10 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
         lines += ["", "```", status.next_command, "```"]
     if status.plan and not status.outcome:
         lines += ["", "#### Plan", "", *_quoted(status.plan)]
+    kinds = (("Planned", status.planned), ("Touched", status.touched), ("**Not planned**", status.unplanned))
+    for name, files in kinds if status.planned else ():
+        if files:
+            lines += ["", f"{name}: {_plain(', '.join(files[:_MOST_PLACES]))}"]
     lines += [
         "",
         f"{status.turns} turns · {status.review_rounds} review rounds · {status.gate_failures} red gates · "

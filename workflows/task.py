@@ -35,11 +35,12 @@ with workflow.unsafe.imports_passed_through():
     from activities.settings import AgentSpec, TaskInput
     from activities.worksite import WorksiteActivities
     from workflows import options
-    from workflows.contracts import BlockedReason, MergeAnswer, Outcome, QueueNote, Stage, TaskResult
+    from workflows.approvals import Approvals
+    from workflows.contracts import BlockedReason, MergeAnswer, Outcome, Priority, QueueNote, Stage, TaskResult
     from workflows.policy import gate_faults, turns
     from workflows.policy.answers import explain_answer, refused
-    from workflows.steps import End, Todo, failure
-    from workflows.turn_taking import TurnTaking
+    from workflows.steps import Anew, End, Todo, failure
+    from workflows.switching import Switching
 
 RESUBMIT_AFTER = timedelta(minutes=10)
 """A task that has heard nothing from the merge queue asks again; the queue answers twice rather than never."""
@@ -50,7 +51,7 @@ COLD_ASKS = ("resume", "nudge", "followup", "continue", "takeover")
 
 
 @workflow.defn
-class TaskWorkflow(TurnTaking):
+class TaskWorkflow(Approvals, Switching):
     @workflow.run
     async def run(self, task: TaskInput) -> TaskResult:
         self.task, self.title = task, task.title
@@ -61,11 +62,15 @@ class TaskWorkflow(TurnTaking):
             await self._plan()
             todo: Todo | None = Todo("executor", "start")
             while self.landed is None:
-                if todo is not None:
-                    await self._work(todo)
-                todo = self._rewound() or await self._verify()
-                todo = todo or self._rewound() or await self._review()
-                todo = todo or self._rewound() or await self._land()
+                try:
+                    if todo is not None:
+                        await self._work(todo)
+                    todo = None
+                    for stage in (self._verify, self._review, self._land):
+                        await self._between_stages()
+                        todo = todo or self._rewound() or await stage()
+                except Anew:
+                    todo = self._anew(todo)
             end = End("merged")
         except End as ended:
             end = ended
@@ -91,30 +96,31 @@ class TaskWorkflow(TurnTaking):
             return
         todo = Todo("planner", "plan")
         while True:
-            result = await self._work(todo)
+            try:
+                result = await self._work(todo)
+            except Anew:
+                todo = self._anew(todo) or todo
+                continue
             self.plan_file, self.plan_digest, self.plan_said = result.text, result.digest, result.said
-            verb, text = await self._decision()
+            self.planned = result.files
+            verb, text = await self.plan_decision()
             if verb == "approve_plan":
                 return
             if not text:
                 raise End("rejected", "the plan was rejected")
             todo = Todo("planner", "revise_plan", text)
 
-    async def _decision(self) -> tuple[str, str]:
-        self.plan_answer, self.plan_waits = None, True
-        self.enter(Stage.APPROVAL, "the approval of the plan")
-        patience = timedelta(hours=self.ready.settings.plan_timeout_hours)
-        try:
-            while self.plan_answer is None:
-                try:
-                    await self.wait(lambda: self.plan_answer is not None, patience, "plan waits for approval")
-                except TimeoutError:
-                    # An answer is taken all the same; `continue_task` waits as long once more.
-                    text = f"no answer in {patience}"
-                    await self.block(BlockedReason.PLAN_TIMEOUT, text, lambda: self.plan_answer is not None)
-        finally:
-            self.plan_waits = False
-        return self.plan_answer
+    async def _between_stages(self) -> None:
+        if self.paused and workflow.patched("pause-between-stages"):
+            await self.pause_here()
+
+    def _anew(self, todo: Todo | None) -> Todo | None:
+        """What was to be done, in a new session; None: to look at what there is, from the gates on."""
+        self.gate_failures, self.last_fault = 0, ""
+        if todo is None:
+            return None
+        self.sessions.pop(self.session_name(todo.role), None)
+        return self._taken_over(todo, "an operator had it begun anew")
 
     def _rewound(self) -> Todo | None:
         """Nothing that an operator has undone goes on to the next stage."""
@@ -127,6 +133,10 @@ class TaskWorkflow(TurnTaking):
         self.fixup_spent = 0.0
         while True:
             self.enter({"planner": Stage.PLAN, "resolver": Stage.RESOLVE}.get(todo.role, Stage.WORK))
+            if why := await self.switch():
+                if todo is not first and todo.ask == "continue":
+                    self.hear(todo.detail)
+                todo, counters = self._taken_over(first, why), turns.Counters()
             if self.compact_wanted and await self.compact(todo.role, "an operator asked for it", must=False):
                 todo = self._taken_over(first, "an operator asked for it")
             agent = self.agent(todo.role)
@@ -181,7 +191,13 @@ class TaskWorkflow(TurnTaking):
         """Rule 4: what there is counts, not what was claimed."""
         self.enter(Stage.GATES)
         ready = self.ready
-        given = CollectInput(ref=ready.ref, message=self.title, strategy=ready.settings.delivery.strategy)
+        given = CollectInput(
+            ref=ready.ref,
+            message=self.title,
+            strategy=ready.settings.delivery.strategy,
+            planned=[*self.planned, *self.allowed_files] if self.planned else [],
+            plan_files=ready.settings.plan_files,
+        )
         found = await self.git(WorksiteActivities.collect, given, "commit and look at the work")
         self.found = found
         if not found.changed:
@@ -311,6 +327,11 @@ class TaskWorkflow(TurnTaking):
         """Through the merge queue. What it sends back is mended out here, so that nobody waits for it."""
         found = self.found
         assert found is not None
+        if feedback := await self.landing_decision(found.head):
+            return Todo("executor", "continue", feedback)
+        await self._between_stages()
+        if todo := self._rewound():
+            return todo
         answer = await self._merge(found)
         match answer.kind:
             case "landed":
@@ -321,7 +342,7 @@ class TaskWorkflow(TurnTaking):
             case "withdrawn" if self._leaves_queue():
                 return None
             case "withdrawn":
-                raise End("abandoned", answer.reason or "abandoned by an operator")
+                raise End(self.stop_as, answer.reason or f"{self.stop_as} by an operator")
             case "failed":
                 self.hear(await self.block(BlockedReason.INFRASTRUCTURE, answer.reason))
                 return None
@@ -381,21 +402,23 @@ class TaskWorkflow(TurnTaking):
             submission=f"{workflow.info().run_id}/{workflow.time():.3f}",
             checked_on=found.base if settings.gates else "",
             overlaps=len(found.overlaps),
-            priority=settings.delivery.priority,
             after=settings.delivery.after,
         )
         started = workflow.time()
         while True:
             # Once it may be in the queue it must be known here, so that it can be taken out again.
-            sent, cancelled = await self.whole(MergeActivities.submit, submission, "submit to the merge queue")
+            self.priority_changed = False
+            priority = settings.delivery.priority if self.priority is None else self.priority
+            given = submission.model_copy(update={"priority": priority})
+            sent, cancelled = await self.whole(MergeActivities.submit, given, "submit to the merge queue")
             self.ops = [*dict.fromkeys([*self.ops, sent.op])]
             if sent.refused and sent.op not in self.answers:
                 if cancelled:
                     raise asyncio.CancelledError
-                self.stop_if_abandoned()
+                self.stop_if_wanted()
                 return refused(sent)
             if not cancelled:
-                cancelled = await self._heard(sent.op, self._leaves_queue)
+                cancelled = await self._heard(sent, self._leaves_queue)
             if not cancelled and self._leaves_queue():
                 cancelled = await self._taken_back(sent)
             if cancelled or (self.abandoned and sent.op not in self.answers):
@@ -419,20 +442,26 @@ class TaskWorkflow(TurnTaking):
         if sent.op not in self.answers:
             self.enter(Stage.QUEUE, "the merge queue to let go of the candidate, for the rewind")
             await self.tell(sent.queue, "withdraw", sent.op)
-            cancelled = await self._heard(sent.op)
+            cancelled = await self._heard(sent)
         if sent.op in self.answers and self.answers[sent.op].kind == "landed":
             self.problem(f"no rewind to turn {self.rewind_to}: the work had landed before it could be taken back")
         return cancelled
 
-    async def _heard(self, op: str, otherwise: Callable[[], bool] = lambda: False) -> bool:
+    async def _heard(self, sent: Submitted, otherwise: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the queue's answer, not for ever. True: the task was cancelled."""
         with contextlib.suppress(TimeoutError):
             try:
-                await workflow.wait_condition(
-                    lambda: op in self.answers or self.abandoned or otherwise(),
-                    timeout=RESUBMIT_AFTER,
-                    timeout_summary="waits for the merge queue",
-                )
+                while True:
+                    if self.priority_changed and self.priority is not None:
+                        self.priority_changed = False
+                        await self.tell(sent.queue, "set_priority", Priority(task=sent.op, priority=self.priority))
+                    await workflow.wait_condition(
+                        lambda: sent.op in self.answers or self.abandoned or otherwise() or self.priority_changed,
+                        timeout=RESUBMIT_AFTER,
+                        timeout_summary="waits for the merge queue",
+                    )
+                    if not self.priority_changed or self.abandoned:
+                        return False
             except asyncio.CancelledError:
                 return True
         return False
@@ -466,6 +495,8 @@ class TaskWorkflow(TurnTaking):
                     self.ledger.record(turn.turn, turn.role, turn.agent, used, 1, workflow.time())
             except End as trouble:  # the worktree stays; the worker's housekeeping saves and removes it
                 reason = "; ".join(filter(None, [reason, f"not settled: {trouble.reason}"]))
+        with contextlib.suppress(asyncio.CancelledError):
+            await workflow.wait_condition(workflow.all_handlers_finished)
         self.result = self.make_result(outcome, reason, salvage_ref)
         self.enter(Stage.ENDED)
         self.board.show()

@@ -21,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.leases import Held, TooLong
     from workflows.policy import limits as budgets
     from workflows.policy import turns
-    from workflows.steps import End, TaskSteps, Todo
+    from workflows.steps import Anew, End, TaskSteps, Todo
 
 MAX_ATTEMPTS = 20
 """Of one turn, whose worker was lost or was in trouble, before the task is blocked."""
@@ -88,6 +88,7 @@ class TurnTaking(TaskSteps):
         name = self.session_name(todo.role)
         session = session if only_reads else self.sessions.get(name)
         self.turn_number += 1
+        self.acting = todo.role
         what = f"{todo.role} turn {self.turn_number}"
         summary = turn_summary(what, agent, todo.ask, resumed=bool(session))
         attempts, start_within = 0, START_WITHIN
@@ -109,6 +110,8 @@ class TurnTaking(TaskSteps):
             try:
                 result = await self._once(TurnActivities.take_turn, given, slots, summary)
                 break
+            except Anew:  # it is taken up again where it was
+                await self.give_back(held, None)
             except ActivityError as error:
                 await self.give_back(held, None)
                 if options.never_started(error):  # no worker had room for it: others may use the account meanwhile
@@ -116,7 +119,8 @@ class TurnTaking(TaskSteps):
                 elif given.rewind is not None and (why := options.nothing_kept(error)):
                     self.rewind_fails(given.rewind, why)
                 else:
-                    await self._try_again(attempts, error)
+                    with contextlib.suppress(Anew):
+                        await self._try_again(attempts, error)
             except (Exception, asyncio.CancelledError):
                 await self.give_back(held, None)
                 raise
@@ -183,7 +187,7 @@ class TurnTaking(TaskSteps):
             if not (account or purse):
                 return Held("", [], [])
             held = await self._ask_and_wait(account, purse, what, patience)
-            if isinstance(held, TooLong) or not (self.paused or self._over_budget()):
+            if isinstance(held, TooLong) or not (self.paused or self._over_budget() or self.anew):
                 return held
             await self.give_back(held, None)  # hours may have passed: the operator has had a word meanwhile
 
@@ -212,6 +216,8 @@ class TurnTaking(TaskSteps):
         while True:
             try:
                 return await self._once(PrepareActivities.open_quota, given, where, f"start the quota of {quota}")
+            except Anew:
+                continue
             except (ActivityError, ApplicationError) as error:
                 await self.block(BlockedReason.INFRASTRUCTURE, options.retried(error))
 
@@ -229,22 +235,26 @@ class TurnTaking(TaskSteps):
             await self.wait(lambda: False, pause, f"tries again: {options.retried(error)}"[:200])
 
     async def _may_go_on(self) -> None:
-        if self.paused:
-            stage, self.stage = self.stage, Stage.PAUSED
-            await self.wait(lambda: not self.paused, None, "paused")
-            self.enter(stage)
+        self.begin_anew_if_wanted()
+        await self.pause_here()
         while blocked := self._over_budget():
             self.hear(await self.block(blocked.reason, blocked.text, lambda: self._over_budget() is None))
             self.limits = budgets.granted_again(
                 self.limits, self.ready.settings.limits, self.ledger.usage, self.ledger.agent_seconds
             )
 
+    async def pause_here(self) -> None:
+        if self.paused:
+            stage, self.stage = self.stage, Stage.PAUSED
+            await self.wait(lambda: not self.paused, None, "paused")
+            self.enter(stage)
+
     def _over_budget(self) -> Blocked | None:
         return budgets.over_budget(self.limits, self.ledger.usage, self.ledger.agent_seconds)
 
     # --- another session, another agent --------------------------------------------------------------
 
-    async def _committed(self) -> str | None:
+    async def commit_work(self) -> str | None:
         """What the agent left is committed; the commit, or none while a merge waits for its resolution."""
         given = CollectInput(ref=self.ready.ref, message=self.title)
         found = await self.git(WorksiteActivities.collect, given, "commit the work so far")
@@ -257,7 +267,7 @@ class TurnTaking(TaskSteps):
         resolution the tree cannot be lent to somebody who reads: then there is none. `must`: the session is of no use
         any more, whether there is a summary or not. True: the next session is a new one.
         """
-        commit = await self._committed()
+        commit = await self.commit_work()
         if commit is None and not must:
             return False
         self.compact_wanted = False
@@ -276,7 +286,7 @@ class TurnTaking(TaskSteps):
     async def hand_over(self, role: Role, why: str) -> None:
         """The next of the fallbacks takes over, on the same worktree with all work committed (FEATURES B6)."""
         before = self.agent(role)
-        await self._committed()
+        await self.commit_work()
         name = self.session_name(role)
         self.sessions.pop(name, None)
         self.position[name] = self.position.get(name, 0) + 1

@@ -32,6 +32,12 @@ RULES: dict[PolicyRule, Rule] = {
         "a path that `allow` does not name",
         "Only some paths may change. Take these files out of the change, and do the task without them.",
     ),
+    "plan": Rule(
+        "mend",
+        "a path that the approved plan does not name in its section Files",
+        "Take these files out of the change (`git checkout origin/{target} -- <path>`, or `git rm` a new one). Where "
+        "the task cannot be done without them, end with NEEDS_FOLLOWUP and say why: an operator may allow them.",
+    ),
     "lines": Rule(
         "mend",
         "more than `max_lines` changed lines",

@@ -126,13 +126,13 @@ def test_a_situation_is_a_value() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_long_text_is_refused_with_a_remedy_and_not_repeated(verb: Verb) -> None:
     paused = verb == "resume"
-    now = at(blocked=True, paused=paused, plan=PLAN if verb == "reject_plan" else None)
+    now = at(blocked=True, paused=paused, plan=PLAN if verb in ("reject_plan", "revise") else None)
     why = refused(now, verb, "y" * (MAX_TEXT + 1))
     assert str(MAX_TEXT) in why
     assert str(MAX_TEXT + 1) in why
     assert "file" in why
     assert "yyy" not in why
-    if verb != "approve_plan":
+    if verb not in ("approve_plan", "approve_landing"):
         assert refusal(now, verb, "y" * MAX_TEXT) is None
 
 

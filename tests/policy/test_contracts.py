@@ -112,6 +112,8 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
         "on_blocked": "wait",
         "plan_timeout_hours": 48,
         "sparse": None,
+        "plan_files": "enforce",
+        "approve_landing": False,
     }
 
 
@@ -231,6 +233,7 @@ def test_what_users_filter_by_is_called_as_documented() -> None:
         *("stuck", "needs follow-up", "gates red", "review rounds used up", "no reviewer gave a verdict"),
         *("merge attempts used up", "login missing", "the model will not do it", "agent failed"),
         *("gates cannot pass on this machine", "budget used up", "plan not approved in time"),
+        "landing not approved in time",
         *("needs a person's leave to land", "the remote does not take it", "changed what no turn may change"),
         *("the worktree cannot be set up", "our own trouble"),
     ]
