@@ -30,6 +30,7 @@ from console import (
     report_commands,
     salvage_commands,
     schedule_commands,
+    task_commands,
     watch,
 )
 from console.codec_server import UI, CodecServer
@@ -236,93 +237,7 @@ def codec_server(
         server.serve_forever()
 
 
-def _verb(name: str, help_text: str, argument: str | None, required: bool) -> None:
-    """One command for one of the operator's verbs: an update, so that it answers."""
-
-    def send(task_id: str, text: str | None, address: str | None, namespace: str | None) -> None:
-        async def go() -> str:
-            client = await connected(address, namespace)
-            arguments = [] if text is None else [text]
-            return str(await client.get_workflow_handle(task_id).execute_update(name, args=arguments))
-
-        console.print(run(go()))
-
-    command = name.replace("_task", "").replace("_plan", "").replace("send_message", "say")
-    example = f"Example: starter.py {command} task-42{' ' + chr(34) + argument + chr(34) if argument else ''}"
-    if argument is None:
-
-        def plain(task_id: TaskId, address: Address = None, namespace: Namespace = None) -> None:
-            send(task_id, None, address, namespace)
-
-        app.command(command, help=f"{help_text} {example}")(plain)
-    elif required:
-
-        def told(
-            task_id: TaskId,
-            text: Annotated[str, typer.Argument()],
-            address: Address = None,
-            namespace: Namespace = None,
-        ) -> None:
-            send(task_id, text, address, namespace)
-
-        app.command(command, help=f"{help_text} {example}")(told)
-    else:
-
-        def may_tell(
-            task_id: TaskId,
-            text: Annotated[str | None, typer.Argument()] = None,
-            address: Address = None,
-            namespace: Namespace = None,
-        ) -> None:
-            send(task_id, text, address, namespace)
-
-        app.command(command, help=f"{help_text} {example}")(may_tell)
-
-
-_verb("approve_plan", "Let the plan be carried out.", None, False)
-_verb("reject_plan", "Send the plan back with feedback; without, end the task.", "smaller steps", False)
-_verb("send_message", "Tell the agent something at its next turn.", "keep the public API", True)
-_verb("pause", "Stop before the next turn or stage.", None, False)
-_verb("resume", "Go on after a pause.", None, False)
-_verb("continue_task", "Go on with a blocked task, with a word to the agent.", "use the old parser", False)
-_verb("compact", "Summarise the session; the next turn starts a new one from it.", None, False)
-_verb("abandon", "End the task; what did not land is saved.", None, False)
-
-
-@app.command("raise-budget")
-def raise_budget(
-    task_id: TaskId,
-    cost: Annotated[float | None, typer.Option(help="New cap in dollars.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="New cap of input and output.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="New cap of agents' time.")] = None,
-    address: Address = None,
-    namespace: Namespace = None,
-) -> None:
-    """Raise a task's caps; it goes on in the same session. Example: starter.py raise-budget task-42 --cost 20"""
-    caps = {"max_cost_usd": cost, "max_tokens": tokens, "max_agent_minutes": minutes}
-    given = {name: cap for name, cap in caps.items() if cap is not None}
-
-    async def go() -> str:
-        client = await connected(address, namespace)
-        return str(await client.get_workflow_handle(task_id).execute_update("raise_budget", given))
-
-    console.print(run(go()))
-
-
-@app.command()
-def rewind(
-    task_id: TaskId,
-    turn: Annotated[int, typer.Option(help="Of an executor or fixer, as `log` lists them.")],
-    address: Address = None,
-    namespace: Namespace = None,
-) -> None:
-    """Put a paused or blocked task's worktree back to an earlier turn. Example: starter.py rewind task-42 --turn 3"""
-
-    async def go() -> str:
-        client = await connected(address, namespace)
-        return str(await client.get_workflow_handle(task_id).execute_update("rewind", turn))
-
-    console.print(run(go()))
+task_commands.add_to(app)
 
 
 @app.command()

@@ -45,6 +45,18 @@ NoticeEvent = Literal["approval", "question", "blocked", "budget", "limit", "mer
 """What operators can be told of, wherever they are."""
 
 
+class Earlier(Model):
+    """What there is of the run that a task goes on with: its session has gone with its worktree."""
+
+    salvage_ref: str | None = None
+    """Its work, which is in the new worktree; none: nothing was saved."""
+    summary: str = ""
+    """File of the run folder: what its agent said last."""
+    plan: str = ""
+    """File of the run folder: its plan, when that was approved."""
+    planned: list[str] = []
+
+
 class Prepared(Model):
     """A task that can start: its settings complete, its worktree made, its host known."""
 
@@ -69,6 +81,7 @@ class Prepared(Model):
     """Of the task, or of its template."""
     notify: list[NoticeEvent] = []
     """What the worker's configuration has somebody told of this repository."""
+    earlier: Earlier | None = None
 
 
 Ask = Literal[

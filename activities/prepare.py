@@ -16,6 +16,7 @@ from temporalio import activity
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
+from activities.again import take_up
 from activities.agents import UnknownRuntime, runtime
 from activities.config import BadConfig, Config, account_of, agent_environment, load
 from activities.contracts import CheckAgentInput, OpenQuotaInput, Prepared, PrepareInput, QuotaConfig, TaskRef, quota_id
@@ -85,6 +86,9 @@ class PrepareActivities:
         prepared, worktree = await blocking(self._prepare, given, await server_of(self.site.client))
         notes = await self._set_up(prepared, worktree)
         prepared = prepared.model_copy(update={"notes": notes, "attributes": registered})
+        if continues := TaskInput.model_validate(given.task).continues:
+            earlier = await blocking(take_up, self.site.home, worktree, prepared.ref, continues)
+            prepared = prepared.model_copy(update={"earlier": earlier})
         settings = prepared.settings
         for account in sorted({agent.account for agent in agents_of(settings).values() if agent.account}):
             await self.open_quota(OpenQuotaInput(quota=account))

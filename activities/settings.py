@@ -391,6 +391,15 @@ class WorktreeSettings(Model):
         return next((entry for entry in self.cache if entry.command in ("", command)), None)
 
 
+class Continues(Model):
+    """An earlier run of the same task, which has ended without landing."""
+
+    run: str = Field(min_length=12, max_length=100, pattern=r"^[A-Za-z0-9-]+$")
+    """Its run id, as Temporal shows it; of several that continued each other as new, the first one's."""
+    text: str = ""
+    """For the agent."""
+
+
 class TaskInput(TaskSettings):
     """Input of `TaskWorkflow`: one JSON object, only `repo` and `title` are required."""
 
@@ -401,6 +410,8 @@ class TaskInput(TaskSettings):
     description: str = ""
     sparse: Folders | None = None
     """What its worktree holds, instead of what `[worktree]` says; []: everything."""
+    continues: Continues | None = None
+    """Its saved work is what the task begins with: `starter.py continue` fills it in."""
 
     @field_validator("title")
     @classmethod

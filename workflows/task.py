@@ -61,6 +61,8 @@ class TaskWorkflow(Approvals, Switching):
             await self._prepare(task)
             await self._plan()
             todo: Todo | None = Todo("executor", "start")
+            if self.ready.earlier and self.ready.earlier.salvage_ref:
+                todo = Todo("executor", "takeover", f"its work was saved as {self.ready.earlier.salvage_ref}")
             while self.landed is None:
                 try:
                     if todo is not None:
@@ -89,10 +91,13 @@ class TaskWorkflow(Approvals, Switching):
         self.limits = self.prepared.settings.limits
         self.board.registered = self.prepared.attributes
         self.title = self.prepared.title or self.title
+        if task.continues is not None and (earlier := self.prepared.earlier) is not None:
+            self.hear(task.continues.text)
+            self.summary, self.plan_file, self.planned = earlier.summary, earlier.plan, earlier.planned
 
     async def _plan(self) -> None:
         """Interactive tasks: no code before an operator has approved the plan."""
-        if not self.ready.settings.interactive:
+        if not self.ready.settings.interactive or self.plan_file:  # of an earlier run, which was approved
             return
         todo = Todo("planner", "plan")
         while True:

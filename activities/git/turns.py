@@ -50,6 +50,11 @@ def rewind(worktree: Worktree, turn: int, before: str) -> None:
         raise NothingKept(f"nothing is kept of turn {turn}; there is of: {there}")
     if before not in found:
         keep(worktree, before)
+    put(worktree, commit)
+
+
+def put(worktree: Worktree, commit: str) -> None:
+    """Makes files what `commit` is, a turn's or a salvage, and the branch what its first parent is."""
     head = put_back(worktree, commit)
     with worktree.repository.git() as git:
         changes = [f"update {pin('task', worktree.key)} {head}"]

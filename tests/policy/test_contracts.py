@@ -114,6 +114,7 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
         "sparse": None,
         "plan_files": "enforce",
         "approve_landing": False,
+        "continues": None,
     }
 
 
@@ -122,7 +123,8 @@ def test_a_gate_has_ten_minutes() -> None:
 
 
 def test_the_repository_gives_defaults_for_all_but_the_task_itself() -> None:
-    assert fields(TaskInput) - fields(TaskSettings) == {"repo", "title", "description", "sparse", "template"}
+    own = {"repo", "title", "description", "sparse", "template", "continues"}
+    assert fields(TaskInput) - fields(TaskSettings) == own
 
 
 @pytest.mark.parametrize("name", ["repo", "title", "description", "template"])

@@ -1,0 +1,107 @@
+"""One command to one task, or the same to many at once: each an update, which is taken or refused with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.service import RPCError, RPCStatusCode
+
+from service.devserver import CannotServe
+
+AT_ONCE = 20
+PATIENCE = timedelta(seconds=30)
+"""For the answer of one of many. An update that was sent is taken all the same, once a worker runs."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which of the running tasks."""
+
+    query: str | None = None
+    repo: Path | None = None
+    everything: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.query or self.repo or self.everything)
+
+    def visibility(self) -> str:
+        parts = ["WorkflowType = 'TaskWorkflow'", "ExecutionStatus = 'Running'"]
+        if self.repo is not None:
+            path = str(self.repo.resolve())
+            if "'" in path:
+                raise CannotServe(f"{path}: a query cannot name a path with a quotation mark; use --query")
+            parts.append(f"TaskRepository = '{path}'")
+        return " AND ".join([*parts, *([f"({self.query})"] if self.query else [])])
+
+
+@dataclass(frozen=True)
+class Answer:
+    task: str
+    taken: bool
+    said: str
+
+
+async def chosen(client: Client, which: Chosen) -> list[str]:
+    """Their ids. Raises CannotServe for a query that the server does not understand."""
+    try:
+        return [found.id async for found in client.list_workflows(which.visibility())]
+    except RPCError as error:
+        if error.status is RPCStatusCode.INVALID_ARGUMENT:
+            told = error.message.partition("\n")[0]
+            raise CannotServe(f'--query: {told}. Try it with: temporal workflow list --query "{which.query}"') from None
+        raise
+
+
+async def send(client: Client, task: str, verb: str, arguments: Sequence[Any]) -> str:
+    """The answer. Raises Gone for a task that is not there or has ended, WorkflowUpdateFailedError for a refusal."""
+    try:
+        return str(await client.get_workflow_handle(task).execute_update(verb, args=arguments))
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        raise Gone(task, ended="completed" in error.message) from None
+
+
+class Gone(CannotServe):
+    def __init__(self, task: str, ended: bool) -> None:
+        self.ended = ended
+        there = f"{task} has ended: `starter.py status {task}` shows how, `starter.py continue {task}` begins it again"
+        super().__init__(there if ended else f"there is no task {task}: `starter.py list` shows all")
+
+
+async def send_all(client: Client, tasks: Sequence[str], verb: str, arguments: Sequence[Any]) -> list[Answer]:
+    """To each of them, some at a time; nobody's trouble keeps it from the others."""
+    free = asyncio.Semaphore(AT_ONCE)
+
+    async def one(task: str) -> Answer:
+        async with free:
+            try:
+                handle = client.get_workflow_handle(task)
+                return Answer(task, True, str(await handle.execute_update(verb, args=arguments, rpc_timeout=PATIENCE)))
+            except WorkflowUpdateFailedError as error:
+                return Answer(task, False, str(getattr(error.cause, "message", error.cause)))
+            except WorkflowUpdateRPCTimeoutOrCancelledError:
+                return Answer(task, False, f"no answer in {PATIENCE.seconds} s: does a worker run?")
+            except RPCError as error:
+                ended = error.status is RPCStatusCode.NOT_FOUND
+                return Answer(task, False, "it has ended" if ended else error.message.partition("\n")[0])
+
+    return list(await asyncio.gather(*map(one, tasks)))
+
+
+def answer_table(answers: Sequence[Answer]) -> Table:
+    table = Table(box=None, header_style="dim")
+    table.add_column("task", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("answer")
+    for answer in sorted(answers, key=lambda one: (one.taken, one.task)):
+        said = answer.said.replace("[", "\\[")
+        table.add_row(answer.task, "taken" if answer.taken else "[red]refused[/red]", said)
+    return table
