@@ -38,6 +38,7 @@ from console.costs import By, Spent, cost_table, spendings
 from console.costs import as_json as costs_as_json
 from console.demo import demo as run_demo
 from console.door import Address, Namespace, TaskId, TaskQueue, connected, console, run
+from console.drain import drain_worker
 from console.follow import follow
 from console.probe import probed
 from console.quotas import handle_id as quota_handle_id
@@ -238,6 +239,7 @@ def codec_server(
 
 
 task_commands.add_to(app)
+app.command("drain-worker")(drain_worker)
 
 
 @app.command()

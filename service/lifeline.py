@@ -36,6 +36,23 @@ BEATS = {"test_chain": 1.0}
 """Of gates that the merge queue stops when a result is not wanted any more: their slot is wanted at once."""
 
 RETRY_SOON = timedelta(milliseconds=100)
+DRAIN, DRAINING = "drain", "draining"
+"""Files in a worker's folder, which go with the worker: somebody wants it, and it has begun."""
+
+
+def live_workers(home: Home) -> list[Path]:
+    """Folders of those that run, by their locks."""
+    found = []
+    for folder in home.workers.glob("[!.]*"):
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder / "lock", os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.append(folder)
+            finally:
+                os.close(lock)
+    return found
 
 
 class Lifeline(Interceptor):
@@ -44,6 +61,8 @@ class Lifeline(Interceptor):
     def __init__(self, home: Home) -> None:
         home.workers.mkdir(parents=True, exist_ok=True)
         self.folder = home.workers / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.running: set[asyncio.Task[Any]] = set()
+        self.stopping = False
         # Made complete under another name: a folder without a held lock would look like a dead worker's.
         made = home.workers / f".{self.folder.name}"
         made.mkdir()
@@ -51,34 +70,56 @@ class Lifeline(Interceptor):
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         made.rename(self.folder)
 
+    async def end_after(self, grace: timedelta) -> None:
+        """What has not ended by then is ended, and what begins still is refused: the next worker does it."""
+        await asyncio.sleep(grace.total_seconds())
+        self.stopping = True
+        for task in self.running:
+            task.cancel()
+
+    @property
+    def drains(self) -> bool:
+        """Somebody wants the worker to end when what runs has ended."""
+        return (self.folder / DRAIN).exists()
+
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-        return _Beating(next, self.folder)
+        return _Beating(next, self)
 
 
 class _Beating(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, folder: Path) -> None:
+    def __init__(self, next: ActivityInboundInterceptor, worker: Lifeline) -> None:
         super().__init__(next)
-        self.folder = folder
+        self.worker = worker
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         told = tracking()
-        noted = self.folder / f"{uuid.uuid4().hex}.token"
+        if self.worker.stopping:
+            raise _worker_stops()
+        noted = self.worker.folder / f"{uuid.uuid4().hex}.token"
         noted.write_bytes(activity.info().task_token)
         beating = asyncio.create_task(_beat(told))
+        running = asyncio.current_task()
+        assert running is not None
+        self.worker.running.add(running)
         try:
             return await super().execute_activity(input)
         except asyncio.CancelledError:
             details = activity.cancellation_details()
-            if details is None or not details.worker_shutdown:
+            if not self.worker.stopping and not (details is not None and details.worker_shutdown):
                 raise
-            raise ApplicationError("the worker stops", type="WorkerShutdown", next_retry_delay=RETRY_SOON) from None
+            raise _worker_stops() from None
         finally:
+            self.worker.running.discard(running)
             beating.cancel()
             noted.unlink(missing_ok=True)
+
+
+def _worker_stops() -> ApplicationError:
+    return ApplicationError("the worker stops", type="WorkerShutdown", next_retry_delay=RETRY_SOON)
 
 
 async def _beat(told: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -32,7 +32,7 @@ from activities.worksite import WorksiteActivities
 from service.attributes import ensure_attributes
 from service.converter import InputGuard
 from service.digest import DigestActivities, ensure_digest
-from service.lifeline import BEAT_SECONDS, BEATS, Lifeline, give_up_lost_activities
+from service.lifeline import BEAT_SECONDS, BEATS, DRAINING, Lifeline, give_up_lost_activities
 from service.schedule import ensure_schedule
 from service.sweep import sweep
 from workflows import options
@@ -52,6 +52,9 @@ WORKFLOWS: list[type] = [
 BUILD_ID = "mergewright-0.1.0"
 GRACE = timedelta(seconds=1)
 """For activities when the worker is told to stop: agents are ended and resumed by the next worker, so it is short."""
+DRAIN_WITHIN = timedelta(hours=2)
+"""For turns and gates when the worker is told to drain: longer than most may take; then they are ended too."""
+DRAIN_EVERY = 1.0
 STICKY = timedelta(seconds=2)
 """How long a workflow waits for the worker that has it in memory. So long all of them stand still after one was killed;
 less, and a busy worker replays what it had at hand."""
@@ -113,14 +116,18 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             task_queue=options.agent_queue(queue, host),
             activities=[turn.take_turn],
             max_concurrent_activities=agents,
-            **shared,
+            **shared | {"graceful_shutdown_timeout": DRAIN_WITHIN},
         ),
         Worker(
             site.client,
             task_queue=options.gate_queue(queue, host),
             activities=[gates.run_gates, gates.test_chain],
             max_concurrent_activities=gate_slots,
-            **shared | {"max_heartbeat_throttle_interval": timedelta(seconds=min(BEATS.values()))},
+            **shared
+            | {
+                "max_heartbeat_throttle_interval": timedelta(seconds=min(BEATS.values())),
+                "graceful_shutdown_timeout": DRAIN_WITHIN,
+            },
         ),
     ]  # fmt: skip
 
@@ -150,7 +157,8 @@ async def run_worker(
         async with AsyncExitStack() as stack:
             await give_up_lost_activities(client, home)
             await ensure_attributes(client, site.attributes)
-            for worker in make_workers(site, agents, gate_slots, [lifeline, InputGuard()]):
+            workers = make_workers(site, agents, gate_slots, [lifeline, InputGuard()])
+            for worker in workers:
                 await stack.enter_async_context(worker)
             log.info("worker is up", task_queue=task_queue, host=host, agents=agents, gate_slots=gate_slots,
                      sandbox=sandbox, cgroups=cgroups, home=str(home.root), pid=os.getpid())  # fmt: skip
@@ -160,6 +168,7 @@ async def run_worker(
                 asyncio.create_task(
                     _every(REGISTER_EVERY, lambda: ensure_attributes(client, site.attributes, warn=False))
                 ),
+                asyncio.create_task(_drain(lifeline, workers[2:], stop)),
             ]
             if clean_every is not None:
 
@@ -173,8 +182,25 @@ async def run_worker(
             log.info("worker stops: agents are ended, the next worker resumes them")
             for chore in chores:
                 chore.cancel()
+            ending = asyncio.create_task(lifeline.end_after(GRACE))
+        ending.cancel()
     finally:
         lifeline.close()
+
+
+async def _drain(lifeline: Lifeline, workers: Sequence[Worker], stop: asyncio.Event) -> None:
+    """When somebody wants it: no turn and no gate begins here any more, and when the last has ended the worker stops.
+    What else runs tasks and git goes on until then, for the results are still to be taken."""
+    while True:
+        if lifeline.drains:
+            break
+        await asyncio.sleep(DRAIN_EVERY)
+    log.info("worker drains: it takes no new turns and gates, and stops when those that run have ended")
+    ending = [asyncio.create_task(worker.shutdown()) for worker in workers]
+    await asyncio.sleep(0)  # they are told now
+    (lifeline.folder / DRAINING).touch()
+    await asyncio.gather(*ending)
+    stop.set()
 
 
 def _learn_secrets(home: Home) -> None:

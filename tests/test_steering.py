@@ -119,7 +119,7 @@ async def test_a_stage_that_runs_begins_anew(kit: Kit) -> None:
 
 async def appears(kit: Kit, name: str) -> None:
     for _ in range(600):
-        if (kit.folder / name).exists():
+        if [*kit.folder.glob(name)]:
             return
         await asyncio.sleep(0.1)
     raise AssertionError(f"there is no {name}")
@@ -240,3 +240,23 @@ async def test_many_are_steered_at_once_and_refusals_have_reasons(kit: Kit) -> N
         assert "Aborted" in await starter(kit, "cancel", "--query", ours, code=1)
         assert "3 of 3" in await starter(kit, "cancel", "--query", ours, "--yes")
         assert {(await over(handle)).outcome for handle in handles} == {"cancelled"}
+
+
+async def test_a_worker_that_drains_lets_its_turns_end_and_takes_no_others(kit: Kit) -> None:
+    mark = kit.folder / "begun"
+    slow = kit.agent(executor=[{"shell": f"touch {mark}; while test -e {mark}; do sleep 0.1; done", **WRITE}])
+    async with kit.worker():
+        first = await kit.start(kit.input(agent=slow), "first")
+        await appears(kit, "begun")
+        draining = asyncio.create_task(starter(kit, "drain-worker", "--home", str(kit.home.root)))
+        await appears(kit, "home/workers/*/draining")
+        other = await kit.start(kit.input(agent=kit.agent(executor=[{"write": {"b.txt": "x\n"}}])), "other")
+        await status_when(other, lambda now: now.stage is Stage.WORK)
+        mark.unlink()
+        assert "it has ended" in await draining
+    runs = kit.home.root / "runs"
+    assert [*runs.glob("first.*/turns/001-executor/result.json")]
+    assert not [*runs.glob("other.*/turns/*")]
+    async with kit.worker():
+        assert {(await over(handle)).outcome for handle in (first, other)} == {"merged"}
+    kit.assert_clean()
