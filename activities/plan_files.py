@@ -10,15 +10,21 @@ from pathspec import GitIgnoreSpec
 from activities.contracts import Finding
 from activities.policy import Rules, matches
 
-MOST = 500
+MOST = 200
 """Patterns; a plan that names more is not kept to."""
+LONGEST = 200
+"""Characters of one."""
 
-_HEADING = re.compile(r"^\s*(?:#{1,6}\s+\S|\*\*[^*]+\*\*\W*$|[A-Z][\w ]{0,40}:\s*$)")
+_HEADING = re.compile(r"^\s*(?:#{1,6}\s+\S|\*\*[^*]+\*\*\W*$)")
+_TITLE = re.compile(r"^[A-Z][\w ]{0,40}:\s*$")
+"""A heading where the section's own is of this form."""
 _FILES = re.compile(
     r"^[\s#*_\d.)]*files\b(?: (?:to (?:be )?)?(?:change|changed|touch|touched|modify|edit|create)d?)?[\s*_:]*$", re.I
 )
 _ITEM = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s+")
+_BOLD = re.compile(r"^\*\*(.+?)\*\*")
 _CODE = re.compile(r"`([^`]+)`")
+_SEVERAL = re.compile(r"(?:`[^`]+`(?:\s*,\s*|\s+and\s+)?)+")
 _WORDS = frozenset({"none", "n/a", "-"})
 
 
@@ -42,11 +48,11 @@ def findings(rules: Rules, files: Iterable[str]) -> list[Finding]:
 
 def _section(lines: Sequence[str]) -> Iterator[str]:
     """Below the heading, to the next one."""
-    inside = False
+    inside: re.Pattern[str] | None = None
     for line in lines:
         if _FILES.match(line):
-            inside = True
-        elif inside and _HEADING.match(line):
+            inside = _HEADING if _HEADING.match(line) else _TITLE
+        elif inside and (inside.match(line) or _HEADING.match(line)):
             return
         elif inside:
             yield line
@@ -54,16 +60,26 @@ def _section(lines: Sequence[str]) -> Iterator[str]:
 
 def _patterns(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
-        text = _ITEM.sub("", line).strip()
-        code = _CODE.search(text)
-        if not code and (len(text.split()) > 1 and not _ITEM.match(line)):
+        text = _BOLD.sub(r"\1", _ITEM.sub("", line).strip())
+        if begun := _SEVERAL.match(text):
+            names = _CODE.findall(begun[0])
+        elif _ITEM.match(line) or len(text.split()) == 1:
+            names = re.split(r"[\s:(,;]", text, maxsplit=1)[:1]
+        else:
             continue  # a sentence
-        name = code[1] if code else re.split(r"[\s:(,;]", text, maxsplit=1)[0].strip("*_'\"")
-        name = name.strip().removeprefix("./")
-        if not name or name.lower().rstrip(".") in _WORDS or name.startswith(("/", "!", "#", "..", "```")):
-            continue
-        try:
-            GitIgnoreSpec.from_lines([name])
-        except ValueError:
-            continue
-        yield name
+        yield from filter(_is_pattern, (name.strip("'\" ").removeprefix("./") for name in names))
+
+
+def _is_pattern(name: str) -> bool:
+    if (
+        not name
+        or len(name) > LONGEST
+        or name.lower().rstrip(".") in _WORDS
+        or name.startswith(("/", "!", "#", "..", "`"))
+    ):
+        return False
+    try:
+        GitIgnoreSpec.from_lines([name])
+    except ValueError:
+        return False
+    return True

@@ -158,19 +158,15 @@ def approve(
     Example: starter.py approve task-42
     """
 
-    async def status() -> TaskStatus:
+    async def look() -> tuple[TaskStatus, str]:
         handle = (await connected(address, namespace)).get_workflow_handle(task_id)
-        found: TaskStatus = await handle.query("status", result_type=TaskStatus)
-        return found
+        now: TaskStatus = await handle.query("status", result_type=TaskStatus)
+        return now, _landing(now) if now.landing else str(await handle.query("plan"))
 
-    async def plan() -> str:
-        return str(await (await connected(address, namespace)).get_workflow_handle(task_id).query("plan"))
-
-    now = run(status())
+    now, shown = run(look())
     verb: Verb = "approve_landing" if now.landing else "approve_plan"
     if what is None:
         what = now.landing or now.plan_hash or None
-        shown = _landing(now) if now.landing else run(plan())
         console.print(shown, markup=False, soft_wrap=True)
         if what and not yes and sys.stdin.isatty():
             typer.confirm("approve this?", abort=True)

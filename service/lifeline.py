@@ -109,7 +109,7 @@ class _Beating(ActivityInboundInterceptor):
             return await super().execute_activity(input)
         except asyncio.CancelledError:
             details = activity.cancellation_details()
-            if not self.worker.stopping and not (details is not None and details.worker_shutdown):
+            if (details is not None and not details.worker_shutdown) or not (details or self.worker.stopping):
                 raise
             raise _worker_stops() from None
         finally:

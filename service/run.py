@@ -94,7 +94,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             site.client,
             task_queue=queue,
             workflows=WORKFLOWS,
-            activities=[prepare.prepare, prepare.open_quota, prepare.check_agent, BranchActivities(site).submit_branch],
+            activities=[prepare.prepare, prepare.open_quota, BranchActivities(site).submit_branch],
             workflow_runner=workflow_runner(),
             sticky_queue_schedule_to_start_timeout=STICKY,
             max_concurrent_activities=GIT_AT_ONCE,
@@ -104,7 +104,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             site.client,
             task_queue=options.work_queue(queue, host),
             activities=[
-                worksite.collect, worksite.update_branch, worksite.settle,
+                prepare.check_agent, worksite.collect, worksite.update_branch, worksite.settle,
                 merging.submit, merging.build, merging.land, merging.follow, merging.eject,
                 JanitorActivities(site).clean_up, NotifyActivities(site).notify, DigestActivities(site).digest,
             ],

@@ -188,8 +188,8 @@ class World:
 
     def workers(self, queue: str) -> list[Worker]:
         agents = [self.take_turn]
-        shared: list[Any] = [self.prepare, self.check_agent]
-        work: list[Any] = [self.collect, self.update_branch, self.settle, self.submit]
+        shared: list[Any] = [self.prepare]
+        work: list[Any] = [self.check_agent, self.collect, self.update_branch, self.settle, self.submit]
         served: list[tuple[str, list[type], list[Any]]] = [
             (queue, [TaskWorkflow], shared),
             (options.work_queue(queue, "here"), [], work),
@@ -224,8 +224,8 @@ class Operator:
         verb = self.dice.choice(VERBS)
         if verb in ("abandon", "cancel") and self.dice.random() < 0.9:
             verb = "continue_task"
-        if verb == "send_message" and self.dice.random() < 0.7:
-            return verb, [f"message {uuid.uuid4()}"]
+        if self.dice.random() < 0.2:
+            return "send_message", [f"message {uuid.uuid4()}"]
         given = self.dice.choice((*ARGUMENTS.get(verb, ()), *TEXTS))
         return verb, [] if given is None else [given]
 

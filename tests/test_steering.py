@@ -260,3 +260,16 @@ async def test_a_worker_that_drains_lets_its_turns_end_and_takes_no_others(kit: 
     async with kit.worker():
         assert {(await over(handle)).outcome for handle in (first, other)} == {"merged"}
     kit.assert_clean()
+
+
+async def test_a_worker_that_stops_ends_its_turns_and_the_next_resumes_them(kit: Kit) -> None:
+    """Although one that drains would wait for them."""
+    mark = kit.folder / "begun"
+    step = {"shell": f"test -e {mark} || {{ touch {mark}; sleep 600; }}", **WRITE}
+    async with kit.worker():
+        handle = await kit.start(kit.input(agent=kit.agent(executor=[step])))
+        await appears(kit, "begun")
+    async with kit.worker():
+        result = await over(handle)
+    assert (result.outcome, result.turns) == ("merged", 1)
+    kit.assert_clean()

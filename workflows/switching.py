@@ -75,7 +75,7 @@ class Switching(TurnTaking):
                 check,
                 summary=f"can {agent.label()} be run",
                 schedule_to_close_timeout=CHECK_WITHIN,
-                **options.prepare_options(self.shared_queue),
+                **options.git_options(self.shared_queue, self.ready.host),
             )
         except ActivityError as error:
             raise _refused(options.retried(error)) from None
