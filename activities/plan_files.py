@@ -63,7 +63,7 @@ def _patterns(lines: Iterable[str]) -> Iterator[str]:
         text = _BOLD.sub(r"\1", _ITEM.sub("", line).strip())
         if begun := _SEVERAL.match(text):
             names = _CODE.findall(begun[0])
-        elif _ITEM.match(line) or len(text.split()) == 1:
+        elif _ITEM.match(line) or (len(text.split()) == 1 and not text.endswith(":")):
             names = re.split(r"[\s:(,;]", text, maxsplit=1)[:1]
         else:
             continue  # a sentence

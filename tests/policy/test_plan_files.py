@@ -38,8 +38,11 @@ def test_its_section_is_read_leniently(lines: str, patterns: list[str]) -> None:
 
 
 @pytest.mark.parametrize("heading", ["# Files", "### Files to change", "**Files**", "Files:", "4. Files", "**Files:**"])
-def test_its_heading_is_known_in_many_forms(heading: str) -> None:
-    assert planned(f"x\n\n{heading}\n- a.py\n\nTests:\n- b.py") == ["a.py"]
+@pytest.mark.parametrize("next_one", ["## Tests", "**Tests**", "Tests:"])
+def test_its_heading_is_known_in_many_forms(heading: str, next_one: str) -> None:
+    """Below a heading, `Tests:` is a part of the list; below `Files:` it is the next heading."""
+    part = next_one == "Tests:" and heading.startswith(("#", "*"))
+    assert planned(f"x\n\n{heading}\n- a.py\n\n{next_one}\n- b.py") == ["a.py", *(["b.py"] if part else [])]
 
 
 def test_a_plan_without_the_section_or_with_far_too_much_in_it_names_nothing() -> None:
