@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
-from typing import get_args
+from dataclasses import FrozenInstanceError, replace
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflows.policy.commands import MAX_TEXT, Situation, Verb, refusal, rewind_refusal
+from workflows.policy.commands import (
+    MAX_TEXT,
+    Situation,
+    Verb,
+    priority_refusal,
+    refusal,
+    rewind_refusal,
+    switch_refusal,
+)
 
 PLAN = "3f5a9c0b7d21" + "e" * 52
 VERBS: tuple[Verb, ...] = get_args(Verb)
@@ -152,3 +160,65 @@ def test_a_long_text_is_refused_with_a_remedy_and_not_repeated(verb: Verb) -> No
 )
 def test_a_task_goes_back_only_while_it_stands_still(now: Situation, turn: object, there: list[int], why: str) -> None:
     assert rewind_refusal(now, turn, there) == why
+
+
+SHA = "9f" * 20
+CHANGED = f"the work has changed: it is {SHA[:12]} now; look at it, then approve that"
+NO_LIST = "no list of files is kept to: it may change what the target's policy allows"
+JUST = Situation(ended=False, blocked=False, paused=False, plan=None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "verb", "text", "why"),
+    [
+        ({}, "approve_landing", "", "no landing waits for approval"),
+        ({"plan": PLAN}, "approve_landing", "", "no landing waits for approval; a plan does: `approve_plan`"),
+        ({"landing": SHA}, "approve_plan", "", "no plan waits for approval; the landing does: `approve_landing`"),
+        ({"landing": SHA}, "approve_landing", PLAN, CHANGED),
+        ({"landing": SHA}, "approve_landing", SHA[:7], None),
+        ({"landing": SHA}, "approve_landing", "", None),
+        ({}, "revise", "x", "nothing waits for approval; `send_message` reaches the agent at its next turn"),
+        ({"plan": PLAN}, "revise", " ", "revise needs a text: --input '\"what to change\"'"),
+        ({"landing": SHA}, "revise", "x", None),
+        ({}, "allow_files", "", "allow_files needs paths or patterns as in .gitignore: --input '\"src/b.py docs/\"'"),
+        ({"listed": False}, "allow_files", "a", NO_LIST),
+        ({}, "allow_files", "a " * 51, "allow_files takes at most 50 patterns at once: name a folder, `docs/`"),
+        ({}, "allow_files", "a docs/", None),
+        ({"no_retry": "it waits"}, "retry_stage", "", "it waits"),
+        ({}, "retry_stage", "", None),
+    ],
+)
+def test_decisions_are_bound_to_what_there_is(changed: dict[str, Any], verb: Verb, text: str, why: str | None) -> None:
+    assert refusal(replace(JUST, **changed), verb, text) == why
+
+
+@given(live, verbs, texts)
+def test_a_task_that_is_being_ended_takes_nothing_but_how(now: Situation, verb: Verb, text: str) -> None:
+    why = refusal(replace(now, ending=True), verb, text)
+    if verb in ("abandon", "cancel"):
+        assert why == refusal(now, verb, text)
+    else:
+        assert why == "the task is being ended by an operator"
+
+
+@pytest.mark.parametrize("priority", [None, "5", 5.0, True, 1001, -1001])
+def test_a_priority_is_a_whole_number_that_the_queue_takes(priority: Any) -> None:
+    assert priority_refusal(JUST, priority) == "set_priority takes a whole number from -1000 to 1000: --input 10"
+    assert priority_refusal(JUST, -1000) is None
+    assert priority_refusal(replace(JUST, ended=True), 5) == "the task has ended"
+
+
+@pytest.mark.parametrize(
+    ("agent", "why"),
+    [
+        (None, "switch_agent takes an agent: --input '\"codex:gpt-5.5\"'"),
+        (5, "switch_agent takes an agent: --input '\"codex:gpt-5.5\"'"),
+        ({"modle": "x"}, "switch_agent: modle: unknown field"),
+        ("a:b:c:d", "switch_agent: input: the short form of an agent is runtime[:model[:reasoning]]"),
+        ("codex:gpt-5.5", None),
+        ({"runtime": "codex"}, None),
+    ],
+)
+def test_an_agent_is_named_as_in_a_task(agent: Any, why: str | None) -> None:
+    assert switch_refusal(JUST, agent) == why
+    assert switch_refusal(replace(JUST, prepared=False), agent) == "the task is not prepared yet: try again when it is"
