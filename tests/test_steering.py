@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 
+from console.again import continue_ended
+from console.steering import Chosen, Gone, chosen, send, send_all
+from service.devserver import CannotServe
 from tests.git.repos import commit, git
 from tests.kit import PATIENCE, Kit, status_when
 from tests.test_queue import the_queue
@@ -53,6 +56,7 @@ async def test_what_lands_is_the_commit_that_was_approved(kit: Kit) -> None:
     kit.assert_clean()
 
 
+@pytest.mark.long
 async def test_a_landing_that_the_queue_sends_back_is_approved_again(kit: Kit) -> None:
     agent = kit.agent(executor=[{"append": {"README.md": "mine\n"}}], resolver=[{"resolve": True}])
     async with kit.worker():
@@ -158,6 +162,7 @@ async def test_cancel_ends_it_as_cancelled_and_saves_the_work(kit: Kit) -> None:
     assert result.salvage_ref is not None
 
 
+@pytest.mark.long
 async def test_pause_holds_between_stages_too(kit: Kit) -> None:
     gate = {
         "name": "slow",
@@ -205,15 +210,14 @@ async def test_a_task_that_ended_badly_begins_again_with_its_saved_work(kit: Kit
         given = kit.input(agent=agent, interactive=True, limits={"max_needs_followups": 0})
         handle = await kit.start(given, "again")
         await status_when(handle, lambda now: now.stage is Stage.APPROVAL)
-        assert "The plan" in await starter(kit, "approve", "again")
+        await handle.execute_update("approve_plan")
         await status_when(handle, lambda now: now.blocked is not None)
         await handle.signal("cancel")
         saved = (await over(handle)).salvage_ref
-        assert "had ended as cancelled" in await starter(kit, "continue", "again", "try once more")
+        assert "had ended as cancelled" in await continue_ended(kit.client, "again", "try once more")
         handle = kit.client.get_workflow_handle_for(TaskWorkflow.run, "again")
         result = await over(handle)
         assert "has landed as" in await starter(kit, "continue", "again", code=1)
-        assert "there is no task nobody" in await starter(kit, "pause", "nobody", code=1)
     assert (result.outcome, result.turns, kit.show("new.txt")) == ("merged", 1, "work\nmore")
     key = (await handle.describe()).run_id[-12:]
     prompt = (kit.home.root / "runs" / f"again.{key}" / "turns" / "001-executor" / "prompt.md").read_text()
@@ -232,14 +236,18 @@ async def test_many_are_steered_at_once_and_refusals_have_reasons(kit: Kit) -> N
         said = await starter(kit, "pause", "--query", ours)
         assert "2 of 3 have taken it" in said
         assert "the task is paused already" in said
-        assert "name either a task" in await starter(kit, "pause", handles[0].id, "--all", code=2)
-        assert "name a task, or choose many" in await starter(kit, "pause", code=2)
-        assert "temporal workflow list --query" in await starter(kit, "pause", "--query", "nonsense !", code=1)
-        assert "3 of 3" in await starter(kit, "set-priority", "--query", ours, "5")
-        assert "0 of 3" in await starter(kit, "raise-budget", "--query", ours, "--cost", "5", code=1)
+        with pytest.raises(CannotServe, match="temporal workflow list --query"):
+            await chosen(kit.client, Chosen("nonsense !"))
+        with pytest.raises(Gone, match="there is no task nobody"):
+            await send(kit.client, "nobody", "pause", [])
         assert "Aborted" in await starter(kit, "cancel", "--query", ours, code=1)
-        assert "3 of 3" in await starter(kit, "cancel", "--query", ours, "--yes")
+        tasks = await chosen(kit.client, Chosen(ours))
+        assert set(tasks) == {handle.id for handle in handles}
+        assert [answer.taken for answer in await send_all(kit.client, tasks, "cancel", [])] == [True] * 3
         assert {(await over(handle)).outcome for handle in handles} == {"cancelled"}
+        assert [answer.said for answer in await send_all(kit.client, tasks[:1], "pause", [])] == ["it has ended"]
+        with pytest.raises(Gone, match="begins it again"):
+            await send(kit.client, tasks[0], "pause", [])
 
 
 async def test_a_worker_that_drains_lets_its_turns_end_and_takes_no_others(kit: Kit) -> None:
