@@ -128,6 +128,7 @@ def start(
     gate: Annotated[list[str] | None, typer.Option(help="name=command; may be repeated.")] = None,
     strategy: Annotated[str | None, typer.Option(help="merge, squash, rebase or ff-only")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Dollars that the task may cost.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="To name many tasks at once; may be repeated.")] = None,
     interactive: Annotated[bool, typer.Option("--interactive", help="A plan is approved before any code.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it, and do not follow it.")] = False,
     task_queue: TaskQueue = TASK_QUEUE,
@@ -152,6 +153,7 @@ def start(
         "limits": {"max_cost_usd": max_cost} if max_cost is not None else None,
         "delivery": {"strategy": strategy} if strategy is not None else None,
         "interactive": interactive or None,
+        "labels": label,
     }
     task = inputs.task_input(file, flags)
     summary = task.title or f"template {task.template}"

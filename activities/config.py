@@ -21,6 +21,9 @@ allow = ["NPM_TOKEN"]           # variables that a task's agents may be given: `
 [sandbox]                       # of all agents and gates
 read = ["~/.m2"]
 
+[mcp]                           # tools of agents: see Mcp
+enabled = true
+
 [ports]                         # for the blocks that tasks ask for
 first = 20000
 last = 29999
@@ -179,6 +182,12 @@ class SandboxSettings(Model):
         return paths
 
 
+class Mcp(Model):
+    """The tools by which agents talk to operators and to each other while they work."""
+
+    enabled: bool = Field(True, strict=True)
+
+
 class PortRange(Model):
     """Of the ports that are given to tasks; nothing else on the host should listen there."""
 
@@ -246,6 +255,7 @@ class Config(Model):
     disk: Disk = Disk()
     environment: Environment = Environment()
     sandbox: SandboxSettings = SandboxSettings()
+    mcp: Mcp = Mcp()
     ports: PortRange = PortRange()
     notify: list[Destination] = []
     notify_digest: Digest | None = None

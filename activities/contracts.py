@@ -7,7 +7,9 @@ task's run folder. Everything here is small by construction: texts are cut where
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from activities.settings import (
     AgentSpec,
@@ -91,6 +93,8 @@ Ask = Literal[
     "resume",  # go on, you did not say whether you are done
     "nudge",  # last chance to wrap up
     "followup",  # you said NEEDS_FOLLOWUP; once more
+    "answer",  # you asked something, and it was answered
+    "heard",  # you were done, but an operator had said something meanwhile
     "gate_red",  # a gate failed
     "review",  # judge this diff
     "review_on",  # go on judging: you were stopped
@@ -100,6 +104,50 @@ Ask = Literal[
     "takeover",  # go on from where an earlier session has left it
     "compact",  # write down what the next session must know
 ]
+
+
+READING: tuple[Role, ...] = ("reviewer", "compactor")
+"""Roles that nobody talks to. What a reviewer was told by those whose work it judges would be worth nothing."""
+OPERATOR = "operator"
+OURSELVES = "mergewright"
+
+
+class Message(Model):
+    """What somebody told the agent of a task, and what came of it."""
+
+    id: str = ""
+    """`m3`, within the task."""
+    sender: str = OPERATOR
+    """`operator`, `mergewright`, or the id of the task whose agent it comes from."""
+    text: str
+    at: float = 0.0
+    """Seconds since the epoch."""
+    question: str = ""
+    """What the agent had asked, where this is the answer."""
+    state: Literal["waiting", "delivered"] = "waiting"
+    turn: int | None = None
+    """In which it was delivered."""
+    answer: str = ""
+    """The beginning of what the agent said at that turn's end, or what it replied."""
+    replied: bool = False
+    """It was its own reply to this message."""
+
+
+class AgentCall(Model):
+    """What an agent does by its tools while its turn runs: the worker tells the task so, by the signal `from_agent`."""
+
+    turn: int
+    kind: Literal["read", "reply", "ask", "progress", "propose"]
+    text: str = Field("", max_length=4_000)
+    title: str = Field("", max_length=200)
+    """Of a proposal."""
+    messages: list[str] = []
+    """Ids: those that were read, or the one that is replied to."""
+
+
+def _message(given: Any) -> Any:
+    """Messages were plain texts once, and payloads in flight have some."""
+    return {"text": given} if isinstance(given, str) else given
 
 
 class TurnCaps(Model):
@@ -121,8 +169,8 @@ class TurnInput(Model):
     ask: Ask
     session: str | None = None
     """Resume this session; none: start a new one with the whole prompt."""
-    messages: list[str] = []
-    """What operators said since the last turn."""
+    messages: list[Annotated[Message, BeforeValidator(_message)]] = []
+    """What operators and other agents said since the last turn."""
     plan: str = ""
     """File of the approved plan."""
     detail: str = ""
@@ -192,10 +240,10 @@ class Escape(Model):
 
 class TurnResult(Model):
     end: TurnEnd
-    signal: Literal["complete", "needs_followup"] | None = None
+    signal: Literal["complete", "needs_followup", "needs_input"] | None = None
     verdict: Literal["approved", "needs_changes"] | None = None
     reason: str = ""
-    """Why it ended so, in one line: of the follow-up, of the limit, of the failure."""
+    """Why it ended so, in one line: of the follow-up, of the limit, of the failure; or what the agent asks."""
     session: str | None = None
     said: str = ""
     """The end of the agent's final text; of a planner, the beginning of the plan."""

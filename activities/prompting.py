@@ -42,10 +42,13 @@ class _Evidence:
     cut: bool
 
 
-def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str], interrupted: bool) -> Prompt:
+def compose(
+    home: Home, given: TurnInput, worktree: Worktree, commits: list[str], interrupted: bool, mcp: bool
+) -> Prompt:
     """The whole task for a new session; only what is new for a resumed one (FEATURES B4).
 
-    `commits`: what the target got since the last turn. `interrupted`: this very turn was begun once already.
+    `commits`: what the target got since the last turn. `interrupted`: this very turn was begun once already. `mcp`: the
+    agent has our tools.
     """
     task = read_json(home.run(given.ref.key) / "task.json")
     target = short_ref(given.ref.target)
@@ -68,6 +71,7 @@ def compose(home: Home, given: TurnInput, worktree: Worktree, commits: list[str]
         "red_gates": [_evidence(Path(path), EVIDENCE_BYTES) for path in given.red_gates],
         "summary": Path(given.summary).read_text() if given.summary else "",
         "messages": given.messages,
+        "mcp": mcp,
         "commits": commits,
         "overlaps": given.overlaps,
         "prompts": _extra(given, worktree),

@@ -131,6 +131,8 @@ class Limits(Model):
 
     max_working_resumes: int = Field(5, ge=0, strict=True)
     max_needs_followups: int = Field(1, ge=0, strict=True)
+    max_questions: int = Field(10, ge=0, strict=True)
+    """Of an agent to the operators, by NEEDS_INPUT or by its tool, in one stretch of work."""
     max_review_rounds: int = Field(5, ge=1, strict=True)
     max_gate_failures: int = Field(5, ge=1, strict=True)
     max_merge_attempts: int = Field(5, ge=1, strict=True)
@@ -163,7 +165,7 @@ class TaskSettings(Model):
 
     acceptance: list[str] = []
     files: list[str] = []
-    labels: list[str] = []
+    labels: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field([], max_length=20)
     """Words to find and to address tasks by."""
     target: str | None = None
     """Branch to land on; none: the repository's current default branch."""

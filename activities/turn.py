@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,8 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities import boxes, fence, overuse, ports, process
+from activities import boxes, fence, mcp_server, overuse, ports, process
+from activities.agent_tools import Tools
 from activities.agents import runtime, signals
 from activities.agents.base import Reader, Report, Runtime, Turn, with_estimate
 from activities.config import BadConfig, Config, agent_environment, load
@@ -55,6 +57,7 @@ PLAN_CHARACTERS = 16_000
 WORKERS = ("executor", "fixer", "resolver")
 """Roles that change code, and say with a signal how they ended."""
 SAID_CHARACTERS = 2_000
+QUESTION_CHARACTERS = 2_000
 NOTE_SECONDS = 1.0
 """How often the use of a running turn is noted: at most that much of it is lost with the worker."""
 SMALLEST_CAP_USD = 0.01
@@ -110,17 +113,19 @@ class TurnActivities:
         )
         lock = self.site.home.worktree_lock(given.ref.key)
         noting = asyncio.create_task(meter.note_often())
+        tools = Tools(self.site, given, activity.info().workflow_run_id or "")
         try:
-            report, seconds = await drive(
-                started.runtime,
-                started.turn,
-                started.worktree.path,
-                bounds,
-                lock,
-                follow,
-                started.sandbox,
-                started.limits,
-            )
+            async with mcp_server.serving(tools, folder) if started.turn.mcp else nullcontext():
+                report, seconds = await drive(
+                    started.runtime,
+                    started.turn,
+                    started.worktree.path,
+                    bounds,
+                    lock,
+                    follow,
+                    started.sandbox,
+                    started.limits,
+                )
         except (process.Busy, process.Interrupted) as problem:
             raise ApplicationError(str(problem), type=type(problem).__name__) from problem
         except asyncio.CancelledError:  # perhaps there is no other attempt
@@ -208,7 +213,8 @@ def _begin(home: Home, given: TurnInput, worktree: Worktree, folder: Path) -> _S
     MASKS.learn({**environment, **agent.env})
     _keep_logs(folder)
     commits = _news(home, given, worktree, session)
-    prompt = compose(home, given, worktree, commits, interrupted)
+    has_tools = config.mcp.enabled and found.takes_tools(agent, environment)
+    prompt = compose(home, given, worktree, commits, interrupted, has_tools)
     # Who can read the transcript. What is in `env` may be secret.
     write_atomically(folder / "agent.json", given.agent.model_dump_json(indent=1, exclude={"env"}))
     write_atomically(folder / "prompt.md", prompt.text)
@@ -224,7 +230,7 @@ def _begin(home: Home, given: TurnInput, worktree: Worktree, folder: Path) -> _S
             environment,
             data=home.root,
             write=[worktree.path, *linked(home, ref.key)],
-            read=[home.run(ref.key), *boxes.of_repository(worktree.repository)],
+            read=[home.run(ref.key), *boxes.of_repository(worktree.repository), mcp_server.BRIDGE],
             keeps=found.keeps,
             network=config.sandbox.network_of_agents(),
         )
@@ -242,6 +248,7 @@ def _begin(home: Home, given: TurnInput, worktree: Worktree, folder: Path) -> _S
         env=environment,
         # The session's sums hold the interrupted attempts too, which are counted already.
         previous=with_estimate(_figures_before(home, given, folder, session), carried),
+        mcp=tuple(mcp_server.program(folder)) if config.mcp.enabled else (),
         outside=sandbox.outside if sandbox else lambda path: path,
     )
     before = None if sandbox else _look_before(folder, worktree)
@@ -366,18 +373,21 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
     worker = given.role in WORKERS
     if worker:
         _keep_for_rewind(started.worktree, given)
-    signal = signals.executor_signal(report.text) if worker and report.end == "done" else None
-    reason = report.reason
+    plan = given.role == "planner"
+    signal, reason = None, report.reason
+    if plan and report.end == "done":
+        signal = signals.planner_signal(report.text)
+        reason = signal[1] if signal else reason
     if worker and report.end == "done":
+        signal = signals.executor_signal(report.text)
         reason = signal[1] if signal else signals.executor_problem(report.text) or reason
     judged = given.role == "reviewer" and report.end == "done"
-    plan = given.role == "planner"
     said = report.text.strip()
     return TurnResult(
         end=report.end,
         signal=signal[0] if signal else None,
         verdict=signals.verdict(report.text) if judged else None,
-        reason=tail(reason, 500),
+        reason=reason[:QUESTION_CHARACTERS] if signal and signal[0] == "needs_input" else tail(reason, 500),
         session=session,
         said=said[:PLAN_CHARACTERS] if plan else tail(said, SAID_CHARACTERS),
         digest=hashlib.sha256(report.text.encode("utf-8", "replace")).hexdigest(),

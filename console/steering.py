@@ -27,17 +27,20 @@ class Chosen:
     query: str | None = None
     repo: Path | None = None
     everything: bool = False
+    labels: tuple[str, ...] = ()
+    """All of them."""
 
     def __bool__(self) -> bool:
-        return bool(self.query or self.repo or self.everything)
+        return bool(self.query or self.repo or self.everything or self.labels)
 
     def visibility(self) -> str:
         parts = ["WorkflowType = 'TaskWorkflow'", "ExecutionStatus = 'Running'"]
-        if self.repo is not None:
-            path = str(self.repo.resolve())
-            if "'" in path:
-                raise CannotServe(f"{path}: a query cannot name a path with a quotation mark; use --query")
-            parts.append(f"TaskRepository = '{path}'")
+        named = [("TaskLabels", label) for label in self.labels]
+        named += [("TaskRepository", str(self.repo.resolve()))] if self.repo is not None else []
+        for attribute, value in named:
+            if "'" in value:
+                raise CannotServe(f"{value}: a query cannot name what has a quotation mark; use --query")
+            parts.append(f"{attribute} = '{value}'")
         return " AND ".join([*parts, *([f"({self.query})"] if self.query else [])])
 
 

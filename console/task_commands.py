@@ -106,10 +106,42 @@ def _told(verb: Verb, command: str, help_text: str, example: str, required: bool
     app.command(command, help=f'{help_text} Example: starter.py {command} task-42 "{example}"')(made)
 
 
-_told("send_message", "say", "Tell the agent something at its next turn.", "keep the public API")
+_told("answer", "answer", "Answer what the agent has asked; it goes on with that.", "the second one")
 _told("revise", "revise", "Send a plan, or work that waits for its landing, back to the agent.", "smaller steps")
 _told("reject_plan", "reject", "Send the plan back with feedback; without, end the task.", "smaller steps", False)
 _told("allow_files", "allow-files", "Let the work change more than its plan names.", "src/b.py docs/")
+
+
+EVERYBODY = "@all"
+
+
+@app.command()
+def say(
+    words: Annotated[list[str], typer.Argument(metavar=f"[TASK|{EVERYBODY}] TEXT", help="Whom, and what.")],
+    now: Annotated[
+        bool, typer.Option("--now", help="At once: the running turn is ended, and goes on with it.")
+    ] = False,
+    query: Query = None,
+    repo: OfRepo = None,
+    label: Annotated[list[str] | None, typer.Option(help="To those with this label; may be repeated.")] = None,
+    address: Address = None,
+    namespace: Namespace = None,
+) -> None:
+    """Tell the agent of a task something, at its next turn or now; or those of many tasks.
+
+    Examples: starter.py say task-42 "keep the public API" --now; starter.py say @all "main is frozen";
+    starter.py say --label docs "British spelling"
+    """
+    *whom, text = words
+    everybody = whom == [EVERYBODY]
+    which = Chosen(query, repo, everybody, tuple(label or ()))
+    if len(whom) > 1 or (not whom and not which):
+        raise typer.BadParameter(
+            f'say TASK "text", say {EVERYBODY} "text", or say --repo PATH "text": one task, or many, and one text',
+            param_hint="say",
+        )
+    task = whom[0] if whom and not everybody else None
+    _steer("send_message", task, {"text": text, "now": now}, which, True, address, namespace)
 
 
 @app.command("continue")

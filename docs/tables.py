@@ -12,6 +12,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from activities.agents import RUNTIMES  # noqa: E402
 from activities.faults import agent, policy, project  # noqa: E402
+from activities.settings import AgentSpec  # noqa: E402
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -28,6 +29,7 @@ def abilities() -> str:
         "cost": [runtime.abilities.cost for runtime in RUNTIMES.values()],
         "standing instructions": [runtime.abilities.system for runtime in RUNTIMES.values()],
         "`reasoning`": ["yes" if runtime.abilities.reasoning else "no" for runtime in RUNTIMES.values()],
+        "has our tools": ["yes" if runtime.takes_tools(AgentSpec(), {}) else "no" for runtime in RUNTIMES.values()],
         "API key goes into": [f"`{runtime.key}`" if runtime.key else "" for runtime in RUNTIMES.values()],
         "taken away for a subscription": [
             ", ".join(f"`{name}`" for name in runtime.outranking) for runtime in RUNTIMES.values()

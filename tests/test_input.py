@@ -132,7 +132,7 @@ async def test_malformed_signals_are_shown_and_ignored(kit: Kit) -> None:
         await status_when(handle, lambda now: now.stage is Stage.APPROVAL)
         await handle.signal("aprove_plan")
         await handle.signal("send_message")
-        await handle.signal("send_message", {"text": "an object"})
+        await handle.signal("send_message", ["a list"])
         await handle.signal("approve_plan", args=["one", "two", "three"])
         await handle.signal("merge_answer", "nonsense")
         await handle.signal("merge_answer", {"op": 1})

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from activities.contracts import Finding, GateResult, QuotaConfig, TurnEnd, Usage
+from activities.contracts import Finding, GateResult, Message, QuotaConfig, TurnEnd, Usage
 from activities.queue_contracts import Conflict, Evidence, QueueEntry
 from activities.settings import AgentSpec, GateSpec, Limits, Model, Role, TaskInput
 from workflows.policy.speculation import Odds
@@ -25,8 +25,10 @@ __all__ = [
     "LandStatus",
     "Limits",
     "MergeAnswer",
+    "Message",
     "Outcome",
     "Priority",
+    "Proposal",
     "QueueEntry",
     "QueueMode",
     "QueueNote",
@@ -49,6 +51,7 @@ class Stage(StrEnum):
     PREPARE = "prepare"
     PLAN = "plan"
     APPROVAL = "awaiting approval"
+    QUESTION = "awaiting answer"
     WORK = "work"
     GATES = "gates"
     REVIEW = "review"
@@ -66,6 +69,7 @@ class BlockedReason(StrEnum):
 
     STUCK = "stuck"
     NEEDS_FOLLOWUP = "needs follow-up"
+    QUESTIONS = "questions used up"
     GATES_RED = "gates red"
     REVIEW_ROUNDS = "review rounds used up"
     NO_VERDICT = "no reviewer gave a verdict"
@@ -161,6 +165,14 @@ class TaskResult(Model):
     seconds: Seconds = Seconds()
 
 
+class Proposal(Model):
+    """A task that an agent thinks should be done; nobody does it unless an operator starts it."""
+
+    turn: int
+    title: str
+    description: str
+
+
 class TaskStatus(Model):
     """Answer of the query `status`: what is going on, what it waits for, what moves it on."""
 
@@ -206,6 +218,16 @@ class TaskStatus(Model):
     """On the worker's host: prompts, transcripts and logs of every turn."""
     seconds: Seconds = Seconds()
     undelivered_messages: list[str] = []
+    messages: list[Message] = []
+    """The newest, delivered or not, with the agent's answers; long texts are cut."""
+    question: str = ""
+    """What the agent has asked, and nobody has answered."""
+    progress: str = ""
+    """What the agent reported last of its running turn."""
+    proposals: list[Proposal] = []
+    """At most 20."""
+    repo: str = ""
+    labels: list[str] = []
     overlaps: list[str] = []
     """Tasks in flight that change the same lines: `task-7 (Add login): src/app.py, src/b.py`."""
     gates: list[GateLine] = []

@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.contracts import TurnResult, quota_id
     from activities.prepare import REPOSITORY_QUOTA
     from workflows.contracts import LeaseGrant, LeaseNote, LeasePing, LeaseRequest, LeaseReturn, Refusal
-    from workflows.operators import OperatorCommands
+    from workflows.talk import Talk
 
 ASK_AGAIN = timedelta(hours=1)
 """A quota that was terminated has forgotten who asked. Twice as long each time: most have not."""
@@ -39,7 +39,7 @@ class TooLong:
     seconds: float
 
 
-class Leases(OperatorCommands):
+class Leases(Talk):
     """A part of the task's workflow: it keeps what quotas have answered."""
 
     def __init__(self) -> None:

@@ -83,6 +83,8 @@ class Notices(Leases):
             self.notify("blocked", f"{now.blocked.reason}: {now.blocked.text}", now.next_command)
         elif now.stage is Stage.APPROVAL:
             self.notify("approval", f"waits for {now.waiting_for}\n\n{now.plan[:PLAN]}".rstrip(), now.next_command)
+        elif now.stage is Stage.QUESTION:
+            self.notify("question", now.question, now.next_command)
         elif now.outcome == "merged":
             cost = f"{now.turns} turns, ${now.cost_usd:.2f}"
             self.notify("merged", f"landed as {now.sha}; {cost}", f"git show {now.sha}")

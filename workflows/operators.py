@@ -15,17 +15,20 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.contracts import OPERATOR, OURSELVES, Message
     from activities.settings import Limits, explain
     from workflows.contracts import TaskStatus, TurnRecord
     from workflows.policy import commands
     from workflows.policy import limits as budgets
     from workflows.policy.commands import Situation, Verb
+    from workflows.policy.mailbox import Mailbox, saying
 
 
 _TAKEN: dict[Verb, str] = {
     "approve_plan": "approved: the agent starts",
     "reject_plan": "taken: with feedback the plan is made anew, without the task ends",
     "send_message": "taken: it reaches the agent at its next turn",
+    "answer": "taken: the agent goes on with it",
     "pause": "pauses before the next turn or stage",
     "resume": "goes on",
     "continue_task": "goes on",
@@ -79,7 +82,9 @@ class OperatorCommands:
     """What the operator wants; the workflow looks at it at its own pace."""
 
     def __init__(self) -> None:
-        self.messages: list[str] = []
+        self.mail = Mailbox()
+        self.question = ""
+        """What the agent has asked, and nobody has answered."""
         self.paused = False
         self.abandoned = False
         self.continued: str | None = None
@@ -117,6 +122,9 @@ class OperatorCommands:
     def turn_records(self) -> list[TurnRecord]:
         raise NotImplementedError
 
+    def unread(self) -> list[Message]:
+        raise NotImplementedError
+
     def rewindable(self) -> list[int]:
         """Turns after which the worktree was kept."""
         raise NotImplementedError
@@ -125,6 +133,10 @@ class OperatorCommands:
     def stops(self) -> bool:
         """An operator wants what runs, or what is waited for, to be left."""
         return self.abandoned or self.anew
+
+    def interrupt(self) -> bool:
+        """End the running turn, and take it up again at once. False: none runs that could be."""
+        raise NotImplementedError
 
     def show(self) -> None:
         """Something changed that the operator should see."""
@@ -140,6 +152,10 @@ class OperatorCommands:
                 return commands.priority_refusal(self.situation(), given)
             case "switch_agent":
                 return commands.switch_refusal(self.situation(), given)
+            case "send_message" if given is None or isinstance(given, str | dict):
+                return self._message_refusal(given)
+            case "answer" if isinstance(given, str):
+                return commands.refusal(self.situation(), verb, given) or self.mail.refusal(given)
         if given is not None and not isinstance(given, str):
             return f"{verb} takes one JSON string, not {type(given).__name__}: --input '\"...\"'"
         return commands.refusal(self.situation(), verb, given or "")
@@ -149,7 +165,9 @@ class OperatorCommands:
             case "approve_plan" | "reject_plan":
                 self.plan_answer = (verb, given or "")
             case "send_message":
-                self.messages.append(given)
+                return self._hear_message(given)
+            case "answer":
+                self._hear(given)
             case "pause":
                 self.paused = True
             case "resume":
@@ -189,7 +207,10 @@ class OperatorCommands:
 
     on_approve_plan, approve_plan = _command("approve_plan", "let the plan be carried out; optional: its hash")
     on_reject_plan, reject_plan = _command("reject_plan", 'send the plan back with "feedback"; without: end the task')
-    on_send_message, send_message = _command("send_message", '"text" that reaches the agent at its next turn')
+    on_send_message, send_message = _command(
+        "send_message", '"text" for the agent at its next turn, or at once: {"text": "…", "now": true}'
+    )
+    on_answer, answer = _command("answer", '"text" that answers what the agent has asked; the task goes on with it')
     on_pause, pause = _command("pause", "stop before the next turn or stage")
     on_resume, resume = _command("resume", "go on after a pause")
     on_continue, continue_task = _command("continue_task", 'go on with a blocked task; optional "text" for the agent')
@@ -211,14 +232,45 @@ class OperatorCommands:
     def _rewind(self, turn: int) -> None:
         self.rewind_to = turn
         self.rewind_leaves_queue = workflow.patched("rewind-leaves-queue")
-        self.messages.append(_rewound(turn))
+        self._hear(_rewound(turn), OURSELVES)
 
     def rewind_fails(self, turn: int, why: str) -> None:
         """Nobody is to go on with what an operator wanted undone: so the task waits for another word."""
         if self.rewind_to == turn:
             self.rewind_to, self.paused = None, True
-        self.messages = [text for text in self.messages if text != _rewound(turn)]
+        self.mail.take_back(_rewound(turn), OURSELVES)
         self.problem(f"no rewind: {why}. The task is paused: rewind to another turn, or `resume` it as it is")
+
+    def _hear(self, text: str, sender: str = OPERATOR) -> None:
+        """An operator who speaks while a question waits answers it."""
+        answers = self.question if sender == OPERATOR else ""
+        self.mail.post(text, sender, workflow.time(), answers)
+        if answers:
+            self.question = ""
+
+    def _hear_message(self, given: Any) -> str:
+        said, asked = saying(given), self.question
+        self._hear(said.text, said.sender)
+        at_once = said.now and self.interrupt()
+        self.show()
+        if asked and not self.question:
+            return _TAKEN["answer"]
+        if said.now:
+            return (
+                "taken: the running turn is ended, and goes on with it"
+                if at_once
+                else "taken: no turn runs, it reaches the agent at its next one"
+            )
+        return _TAKEN["send_message"]
+
+    def _message_refusal(self, given: Any) -> str | None:
+        try:
+            said = saying(given)
+        except ValidationError as error:
+            return f"send_message: {explain(error)}"
+        return commands.refusal(self.situation(), "send_message", said.text) or self.mail.refusal(
+            said.text, said.sender
+        )
 
     def _raise_refusal(self, caps: Any) -> str | None:
         if why := commands.refusal(self.situation(), "raise_budget", ""):
@@ -237,6 +289,10 @@ class OperatorCommands:
     @workflow.query(description="the plan and its hash")
     def plan(self) -> str:
         return self.plan_text()
+
+    @workflow.query(description="messages that the running turn does not know yet")
+    def inbox(self) -> list[Message]:
+        return self.unread()
 
     @workflow.query(description="every turn: role, agent, end, cost, seconds")
     def timeline(self) -> list[TurnRecord]:

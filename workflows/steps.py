@@ -13,7 +13,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import Ask, Collected, Prepared, TurnInput
+    from activities.contracts import OPERATOR, Ask, Collected, Prepared
     from activities.settings import INVALID_TASK, NO_ROOM, SETUP_FAILED, AgentSpec, Role, TaskInput
     from workflows import glance, options
     from workflows.contracts import (
@@ -98,7 +98,6 @@ class TaskSteps(Notices):
         self.acting: Role | None = None
         """Whose turn it is, or was last."""
         self.said = ""
-        self.turn_number = 0
         self.review_rounds = self.gate_failures = self.merge_attempts = self.gate_runs = 0
         self.position: dict[str, int] = {}
         """Which of the chain has each session: 0 is the first, then the fallbacks."""
@@ -113,10 +112,6 @@ class TaskSteps(Notices):
         self.handovers: list[str] = []
         self.meanwhile: list[str] = []
         """What changed in the user's repository during the newest turn that saw anything change."""
-        self.cut_off: TurnInput | None = None
-        """The turn that runs, or was ended by what ended the task."""
-        self.delivered: list[str] = []
-        """Messages that an agent has got."""
         self.reviews: list[str] = []
         self.approved_head: str | None = None
         self.approved_by: list[str] = []
@@ -183,7 +178,7 @@ class TaskSteps(Notices):
     def hear(self, text: str) -> None:
         """What an operator said when a stopped task was let go on, where no turn follows at once."""
         if text:
-            self.messages.append(text)
+            self.mail.post(text, OPERATOR, workflow.time())
 
     async def _once(
         self,
@@ -194,7 +189,7 @@ class TaskSteps(Notices):
         *,
         whole: bool = False,
     ) -> R:
-        """Raises ActivityError for our own trouble."""
+        """Raises ActivityError for our own trouble, and End or Anew when an operator wants it left."""
         self.running = not whole
         handle = workflow.start_activity_method(cast(Any, activity), given, summary=summary, **with_options)
         try:
@@ -327,6 +322,17 @@ class TaskSteps(Notices):
         self.enter(stage)
         return self.continued or ""
 
+    async def wait_for_answer(self) -> None:
+        """The agent has asked something. It costs nothing: no turn runs, and no account is held."""
+        if not self.question:
+            return  # it was answered while the turn still ran
+        if self.ready.settings.on_blocked == "fail":
+            raise End("failed", f"the agent asks, and nobody is there to answer: {self.question[:500]}")
+        stage = self.stage
+        self.enter(Stage.QUESTION, f"an answer: {' '.join(self.question.split())[:200]}")
+        await self.wait(lambda: not self.question, None, "waits for an answer")
+        self.enter(stage)
+
     # --- what the operator sees ----------------------------------------------------------------------
 
     def enter(self, stage: Stage, waiting_for: str = "") -> None:
@@ -357,6 +363,7 @@ class TaskSteps(Notices):
             no_retry=self._no_retry(),
             listed=bool(self.planned) and (self.prepared is None or self.ready.settings.plan_files == "enforce"),
             prepared=self.prepared is not None,
+            question=bool(self.question),
         )
 
     def _no_retry(self) -> str:
@@ -376,6 +383,8 @@ class TaskSteps(Notices):
                 return f"{self.waiting_approval()} waits for an answer: approve it, or `revise` sends it back"
             case Stage.LIMITED:
                 return "it waits for a limit: `switch_agent` has another agent do it, `starter.py quota` looks at it"
+            case Stage.QUESTION:
+                return "the agent has asked something: `answer` it, and the task goes on"
             case Stage.PAUSED:
                 return "the task is paused: `resume` goes on"
             case Stage.QUEUE:
@@ -408,6 +417,9 @@ class TaskSteps(Notices):
         if self.landing_waits:
             sha = self.landing_waits[:12]
             return f"{signal} approve_landing --input '\"{sha}\"'    (or: {signal} revise --input '\"what to change\"')"
+        if self.question and self.blocked is None:
+            task = workflow.info().workflow_id
+            return f'{signal} answer --input \'"…"\'    (or: python starter.py answer {task} "…")'
         if self.blocked is not None and self.blocked.reason is BlockedReason.BUDGET:
             return f"{signal} raise_budget --input '{{\"max_cost_usd\": 20}}'    (or: {signal} continue_task)"
         if self.blocked is not None:
@@ -456,7 +468,13 @@ class TaskSteps(Notices):
             agent=self.agent("executor").label() if self.prepared else "",
             run_folder=self.prepared.run_folder if self.prepared else None,
             seconds=seconds,
-            undelivered_messages=self.messages,
+            undelivered_messages=[message.text for message in self.mail.waiting()],
+            messages=self.mail.shown(),
+            question="" if self.result else self.question,
+            progress=self.progress,
+            proposals=self.proposals,
+            repo=self.prepared.ref.repo if self.prepared else self.task.repo if self.task else "",
+            labels=self.task.labels if self.task else [],
             overlaps=self._overlaps(),
             gates=self.gate_lines,
             findings=self.found.findings if self.found and not self.result else [],

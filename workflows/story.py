@@ -9,6 +9,7 @@ from workflows.contracts import (
     GateLine,
     LandStatus,
     MergeAnswer,
+    Message,
     QueuePlace,
     QueueStatus,
     QueueTest,
@@ -32,6 +33,10 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
         lines += ["", f"Waits for {_plain(status.waiting_for)}"]
     if status.next_command:
         lines += ["", "```", status.next_command, "```"]
+    if status.question:
+        lines += ["", "#### The agent asks", "", *_quoted(status.question)]
+    if status.progress and not status.outcome:
+        lines += ["", f"Its agent says: {_plain(status.progress)}"]
     if status.plan and not status.outcome:
         lines += ["", "#### Plan", "", *_quoted(status.plan)]
     kinds = (("Planned", status.planned), ("Touched", status.touched), ("**Not planned**", status.unplanned))
@@ -65,6 +70,11 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
             f"${turn.usage.cost_usd:.4f}"
             for turn in turns[-20:]
         ]
+    if status.messages:
+        lines += ["", "#### Messages", "", *map(_message_line, status.messages)]
+    if status.proposals:
+        lines += ["", "#### Proposed tasks", ""]
+        lines += [f"- {_plain(one.title)}: {_plain(one.description[:200])}" for one in status.proposals]
     if status.problems:
         lines += ["", "#### Ignored", *(f"- {_plain(problem)}" for problem in status.problems)]
     return "\n".join(lines)
@@ -85,6 +95,12 @@ def _gate_line(gate: GateLine) -> str:
     ended = "green" if gate.passed else "**red**"
     fault = f" ({_plain(gate.fault)})" if gate.fault else ""
     return f"- {_plain(gate.name)}: {ended}{fault}, {gate.seconds:.1f} s"
+
+
+def _message_line(message: Message) -> str:
+    state = message.state if message.turn is None else f"{message.state} in turn {message.turn}"
+    line = f"- {message.id}, {_plain(message.sender)}, {state}: {_plain(message.text[:200])}"
+    return f"{line} → {_plain(message.answer[:200])}" if message.answer else line
 
 
 def queue_story(status: QueueStatus) -> str:

@@ -19,6 +19,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.contracts import (
+        OPERATOR,
         Collected,
         CollectInput,
         GateResult,
@@ -46,7 +47,7 @@ RESUBMIT_AFTER = timedelta(minutes=10)
 """A task that has heard nothing from the merge queue asks again; the queue answers twice rather than never."""
 
 
-COLD_ASKS = ("resume", "nudge", "followup", "continue", "takeover")
+COLD_ASKS = ("resume", "nudge", "followup", "continue", "takeover", "answer", "heard")
 """What makes no sense to a session that knows nothing of the one before."""
 
 
@@ -148,13 +149,15 @@ class TaskWorkflow(Approvals, Switching):
             commit = self.ready.base if todo.role == "planner" else None
             patience = self.limits.max_limit_wait_minutes * 60 if self.has_fallback(todo.role) else None
             result = await self.turn(todo, agent, commit, patience)
-            if todo.role == "planner" and result.end == "done":
+            if todo.role == "planner" and result.end == "done" and result.signal != "needs_input":
                 return result
             if todo.role == "fixer" and self._fixed_enough(result):
                 return result
             fallback = self.has_fallback(todo.role)
             counters, decision = turns.after_turn(counters, result, self.limits, workflow.random().random(), fallback)
             match decision:
+                case turns.Verify() if self._heard_too_late():
+                    todo = replace(todo, ask="heard", detail="", evidence=[])
                 case turns.Verify():
                     return result
                 case turns.Wait() if agent.account:
@@ -174,12 +177,21 @@ class TaskWorkflow(Approvals, Switching):
                     pass  # it may never have read what it was asked: the same once more
                 case turns.Again():
                     todo = replace(todo, ask=decision.ask, detail=decision.detail, evidence=[])
+                case turns.Question():
+                    await self.wait_for_answer()
+                    todo = replace(todo, ask="answer", detail="", evidence=[])
                 case turns.Block():
+                    self.question = ""  # what lets the task go on answers it
                     self.fail_without_login(decision, todo)
                     text = await self.block(decision.reason, decision.text)
                     counters = turns.Counters()
                     if self.ledger.turn_count:
                         todo = replace(todo, ask="continue", detail=text)
+
+    def _heard_too_late(self) -> bool:
+        """An operator said something while the agent's last turn ran: nobody's word is lost because it was quicker."""
+        waiting = any(message.sender == OPERATOR for message in self.mail.waiting())
+        return waiting and workflow.patched("hears-before-it-is-done")
 
     def _taken_over(self, todo: Todo, why: str) -> Todo:
         """For a session that knows nothing of the one before: what was asked at first, or to go on with it."""

@@ -11,10 +11,10 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import Ask, CollectInput, Escape, OpenQuotaInput, TurnInput, TurnResult
+    from activities.contracts import READING, Ask, CollectInput, Escape, OpenQuotaInput, TurnInput, TurnResult
     from activities.prepare import PrepareActivities
     from activities.settings import SETUP_FAILED, AgentSpec, Role
-    from activities.turn import TurnActivities
+    from activities.turn import QUESTION_CHARACTERS, TurnActivities
     from activities.worksite import WorksiteActivities
     from workflows import options
     from workflows.contracts import Blocked, BlockedReason, LeaseNote, Stage
@@ -29,10 +29,10 @@ MAX_ATTEMPT_PAUSE = 60.0
 START_WITHIN = timedelta(minutes=5)
 """A turn that no worker has room for gives its slot of the account back, and asks again; twice as patient each time."""
 MAX_START_WITHIN = timedelta(hours=1)
+GOOD_ENDS = ("done", "max_turns", "budget", "timeout")
+"""The agent has read what it was told."""
 REWINDING = ("executor", "fixer", "resolver")
 """Roles whose turns may begin with an earlier worktree: they write in it."""
-REMEMBERED_MESSAGES = 20
-"""Of the operators', for sessions that start later."""
 REMEMBERED_TURNS = 20
 """Whose final texts a summary is made of."""
 
@@ -84,21 +84,23 @@ class TurnTaking(TaskSteps):
         The session of whoever only reads is new, or `session`. `patience`: seconds to wait for the account; when it is
         known to take longer the result is `limited`, and no turn was taken.
         """
-        only_reads = todo.role in ("reviewer", "compactor")
+        only_reads = todo.role in READING
         name = self.session_name(todo.role)
         session = session if only_reads else self.sessions.get(name)
         self.turn_number += 1
         self.acting = todo.role
+        self.progress = ""
         what = f"{todo.role} turn {self.turn_number}"
         summary = turn_summary(what, agent, todo.ask, resumed=bool(session))
         attempts, start_within = 0, START_WITHIN
+        held: Held | TooLong | None = None
         while True:
-            held = await self._lease(agent, what, patience)
+            if held is None:
+                held = await self._lease(agent, what, patience)
             if isinstance(held, TooLong):
                 self.turn_number -= not attempts  # its folder is another turn's, unless it was begun
                 return TurnResult(end="limited", reason=held.text, retry_after_seconds=held.seconds)
             attempts += 1
-            told = 0 if only_reads else len(self.messages)
             now = todo
             if self.rewind_to is not None and todo.role in REWINDING:
                 now = replace(todo, ask="continue", evidence=[])  # what it was about is gone
@@ -110,10 +112,13 @@ class TurnTaking(TaskSteps):
             try:
                 result = await self._once(TurnActivities.take_turn, given, slots, summary)
                 break
-            except Anew:  # it is taken up again where it was
-                await self.give_back(held, None)
+            except Anew:  # the same turn, in its session, with what an operator has said
+                if self.paused:
+                    await self.give_back(held, None)
+                    held = None
             except ActivityError as error:
                 await self.give_back(held, None)
+                held = None
                 if options.never_started(error):  # no worker had room for it: others may use the account meanwhile
                     attempts, start_within = attempts - 1, min(2 * start_within, MAX_START_WITHIN)
                 elif given.rewind is not None and (why := options.nothing_kept(error)):
@@ -135,15 +140,31 @@ class TurnTaking(TaskSteps):
             self.sessions[name] = result.session
         if not only_reads and result.text:
             self.final_texts = [*self.final_texts, result.text][-REMEMBERED_TURNS:]
-        if result.end in ("done", "max_turns", "budget", "timeout"):
-            self.delivered = [*self.delivered, *self.messages[:told]][-REMEMBERED_MESSAGES:]
-            self.messages = self.messages[told:]
+        if result.end in GOOD_ENDS and not only_reads:
+            self.mail.deliver([message.id for message in given.messages], self.turn_number)
+            self.mail.said(self.turn_number, result.said)
+            result = self._with_question(result)
         if result.notes:
             self.meanwhile = [f"while {what} ran: {note}" for note in result.notes]
         self.show()
         if result.escape is not None:
             self.hear(await self.block(BlockedReason.ESCAPE, escaped(what, result.escape)))
         return result
+
+    def _with_question(self, result: TurnResult) -> TurnResult:
+        """What the agent asked by its tool outweighs how it ended its turn."""
+        if self.asked:
+            result = result.model_copy(update={"end": "done", "signal": "needs_input", "reason": self.asked})
+            self.asked = ""
+        elif result.signal == "needs_input":
+            self.question = result.reason or result.said[-QUESTION_CHARACTERS:].strip()
+        return result
+
+    def interrupt(self) -> bool:
+        turn = self.cut_off if self.running else None
+        runs = turn is not None and turn.role not in READING
+        self.anew = self.anew or runs
+        return runs
 
     def _turn_input(
         self,
@@ -154,8 +175,7 @@ class TurnTaking(TaskSteps):
         held: Held,
     ) -> TurnInput:
         # A new session knows nothing of what the one before was told.
-        only_reads = todo.role in ("reviewer", "compactor")
-        messages = [] if only_reads else [*([] if session else self.delivered), *self.messages]
+        only_reads = todo.role in READING
         fixup = budgets.fixup_money(self.limits, todo.role, self.fixup_spent)
         caps = budgets.caps_left(self.limits, self.ledger.usage, self.ledger.agent_seconds, fixup, *held.caps_usd)
         if todo.role == "fixer":
@@ -167,7 +187,7 @@ class TurnTaking(TaskSteps):
             agent=agent,
             ask=todo.ask,
             session=session,
-            messages=messages,
+            messages=[] if only_reads else self.mail.for_turn(new_session=session is None),
             plan=self.plan_file,
             detail=todo.detail,
             evidence=todo.evidence,

@@ -69,6 +69,8 @@ class Turn:
     """`Report.cumulative` of the session's last turn that has ended; not used on a cold start."""
     env: Mapping[str, str] = field(default_factory=dict)
     """What the CLI will run with, but for `Launch.env`: where its own files are."""
+    mcp: tuple[str, ...] = ()
+    """argv of the program that speaks MCP with mergewright on its standard input and output; empty: there is none."""
     outside: Callable[[Path], Path] = lambda path: path
     """Where a file really is that the CLI sees at a path: it may run in a sandbox."""
 
@@ -199,6 +201,9 @@ class Runtime(Protocol):
     logins: tuple[str, ...]
     """Variables that hold a subscription's own login: `key` takes these away as well."""
 
+    def takes_tools(self, agent: AgentSpec, env: Mapping[str, str]) -> bool:
+        """Whether the agent gets `Turn.mcp` as tools, in this environment of a turn."""
+
     def vendor(self, agent: AgentSpec) -> str:
         """Whose limits a turn counts against; empty: nobody's."""
 
@@ -208,6 +213,16 @@ class Runtime(Protocol):
     def launch(self, turn: Turn) -> Launch: ...
 
     def reader(self, turn: Turn) -> Reader: ...
+
+
+MCP_SERVER = "mergewright"
+"""What the CLIs call it."""
+
+
+def mcp_servers(turn: Turn, **more: Any) -> str:
+    """As Claude Code and those after it take it; `more`: what the CLI must know of it besides."""
+    command, *arguments = turn.mcp
+    return json.dumps({"mcpServers": {MCP_SERVER: {"command": command, "args": arguments, **more}}})
 
 
 # --- what the runtimes share ---------------------------------------------------------------------

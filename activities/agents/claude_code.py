@@ -6,6 +6,7 @@
   has cost so far is known at each message. The sum of the last event outweighs it.
 * `total_cost_usd` and `modelUsage` are sums over the session, resumed turns and turns ended by SIGTERM included (one
   ended by SIGKILL is lost from them), so a turn's share is the difference to the last report.
+* Tools of MCP servers are deferred, found by a search only, unless the server's entry has `alwaysLoad`.
 * `@path` at the beginning of a word of the prompt adds that file, also one outside of the worktree, and a slash at the
   prompt's beginning is a command: see `literal`.
 * The process may outlive its `result` when a background task of the agent's lives on; such tasks are switched off.
@@ -30,6 +31,7 @@ from activities.agents.base import (
     judged,
     last_words,
     literal,
+    mcp_servers,
     missing,
     number,
     one_line,
@@ -89,6 +91,9 @@ class ClaudeCode:
         Keeps(("$CLAUDE_CONFIG_DIR", "~"), copied=(".claude.json",)),
     )  # fmt: skip
 
+    def takes_tools(self, agent: AgentSpec, env: Mapping[str, str]) -> bool:  # noqa: ARG002
+        return True
+
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "anthropic"
 
@@ -107,6 +112,8 @@ class ClaudeCode:
             argv += ["--effort", turn.agent.reasoning]
         if turn.budget_usd is not None:
             argv += ["--max-budget-usd", f"{turn.budget_usd:.6f}"]
+        if turn.mcp:
+            argv += ["--mcp-config", mcp_servers(turn, alwaysLoad=True)]
         if system:
             # The snapshot is the first turn's system prompt, which a resumed session would go on with.
             argv += ["--append-system-prompt", system, "--system-prompt-snapshot", "off"]

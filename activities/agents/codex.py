@@ -7,6 +7,7 @@
   after each request, and the model at each turn's beginning.
 * It has no turn or budget limit of its own.
 * A thread name that it does not know starts a new thread without a word, so the thread's id is compared.
+* It begins a turn before its MCP servers are there, unless they are `required`; their tools are found by a search.
 * Its own sandbox keeps `.git` read-only, so that the agent could not commit; it is switched off.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from activities.agents.base import (
+    MCP_SERVER,
     Abilities,
     Keeps,
     Launch,
@@ -68,6 +70,9 @@ class Codex:
         ),
     )
 
+    def takes_tools(self, agent: AgentSpec, env: Mapping[str, str]) -> bool:  # noqa: ARG002
+        return True
+
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "openai"
 
@@ -83,6 +88,12 @@ class Codex:
             argv += ["-c", f"model_reasoning_effort={_toml(turn.agent.reasoning)}"]
         if system:
             argv += ["-c", f"developer_instructions={_toml(system)}"]
+        if turn.mcp:
+            command, *arguments = turn.mcp
+            argv += ["-c", f"mcp_servers.{MCP_SERVER}.command={_toml(command)}"]
+            argv += ["-c", f"mcp_servers.{MCP_SERVER}.required=true"]
+            argv += ["-c", f"mcp_servers.{MCP_SERVER}.startup_timeout_sec=60"]
+            argv += ["-c", f"mcp_servers.{MCP_SERVER}.args=[{', '.join(map(_toml, arguments))}]"]
         if turn.session:
             argv += ["resume", turn.session]
         return Launch([*argv, "-"], stdin=stdin)
@@ -152,6 +163,8 @@ class CodexReader(Reader):
                 self.last = one_line(text, 200)
             case {"type": "command_execution", "command": str(command)}:
                 self.last = one_line(f"$ {command}", 200)
+            case {"type": "mcp_tool_call", "tool": str(tool)}:
+                self.last = one_line(f"{item.get('server')} {tool}", 200)
             case {"type": "file_change", "changes": list(changes)}:
                 paths = [str(change.get("path")) for change in changes if isinstance(change, dict)]
                 self.last = one_line(f"edit {' '.join(paths)}", 200)

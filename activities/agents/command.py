@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -63,6 +64,9 @@ class Command:
     logins: tuple[str, ...] = ()
     keeps: tuple[Keeps, ...] = ()
 
+    def takes_tools(self, agent: AgentSpec, env: Mapping[str, str]) -> bool:  # noqa: ARG002
+        return False
+
     def vendor(self, agent: AgentSpec) -> str:
         """Nobody's limits, unless the agent names an account."""
         return "command" if agent.account else ""
@@ -85,6 +89,8 @@ class Command:
             "MERGEWRIGHT_SESSION": _session(turn),
             "MERGEWRIGHT_TURN": str(turn.number),
         }
+        if turn.mcp:
+            env["MERGEWRIGHT_MCP_SOCKET"], env["MERGEWRIGHT_MCP"] = turn.mcp[-1], shlex.join(turn.mcp)
         return Launch(list(turn.agent.command), env, stdin)
 
     def reader(self, turn: Turn) -> CommandReader:

@@ -101,6 +101,9 @@ class Gemini:
         ),
     )
 
+    def takes_tools(self, agent: AgentSpec, env: Mapping[str, str]) -> bool:  # noqa: ARG002
+        return False
+
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "google"
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from activities.agents.base import (
+    MCP_SERVER,
     Abilities,
     Keeps,
     Launch,
@@ -39,6 +40,7 @@ from activities.agents.base import (
 from activities.contracts import Usage
 from activities.settings import AgentSpec
 
+_CONFIG = "OPENCODE_CONFIG_CONTENT"
 _BROKEN_ANSWERS = 5
 """So many in a row that broke off are the end: each costs its input, and they come without a pause."""
 _OVERFLOWS = 2
@@ -112,6 +114,10 @@ class OpenCode:
         Keeps(("$XDG_CACHE_HOME/opencode",)),
     )  # fmt: skip
 
+    def takes_tools(self, agent: AgentSpec, env: Mapping[str, str]) -> bool:
+        """The agent's own configuration would outweigh ours; one with comments cannot be joined with it."""
+        return _CONFIG not in agent.env and _joins(env)
+
     def vendor(self, agent: AgentSpec) -> str:
         """The provider, which the model begins with."""
         provider, slash, _ = (agent.model or "").partition("/")
@@ -131,14 +137,16 @@ class OpenCode:
         if turn.agent.reasoning:
             argv += ["--variant", turn.agent.reasoning]
         env = {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_LSP_DOWNLOAD": "1"}
-        if not turn.system:
-            return Launch(argv, env, turn.prompt)
-        given = turn.env.get("OPENCODE_CONFIG_CONTENT", "{}")
-        config = json_object(given)
-        if "OPENCODE_CONFIG_CONTENT" in turn.agent.env or (not config and given.strip() != "{}"):
-            # The agent's own would outweigh ours; one with comments cannot be joined with it.
-            return Launch(argv, env, standing(turn, limit=0)[1])
-        env["OPENCODE_CONFIG_CONTENT"] = _with_instructions(config, turn)
+        if not self.takes_tools(turn.agent, turn.env):
+            return Launch(argv, env, standing(turn, limit=0)[1] if turn.system else turn.prompt)
+        config = json_object(turn.env.get(_CONFIG, "{}"))
+        if turn.system:
+            config = _with_instructions(config, turn)
+        if turn.mcp:
+            ours = {MCP_SERVER: {"type": "local", "command": list(turn.mcp), "enabled": True}}
+            config = {**config, "mcp": {**_dict(config, "mcp"), **ours}}
+        if turn.system or turn.mcp:
+            env[_CONFIG] = json.dumps(config)
         return Launch(argv, env, turn.prompt)
 
     def reader(self, turn: Turn) -> OpenCodeReader:
@@ -286,12 +294,18 @@ class OpenCodeReader(Reader):
         return None
 
 
-def _with_instructions(config: dict[str, Any], turn: Turn) -> str:
+def _joins(env: Mapping[str, str]) -> bool:
+    """Whether the configuration that the environment has can be added to."""
+    given = env.get(_CONFIG, "{}")
+    return bool(json_object(given)) or given.strip() == "{}"
+
+
+def _with_instructions(config: dict[str, Any], turn: Turn) -> dict[str, Any]:
     """The configuration with the name of a file, in which the standing instructions are."""
     path = turn.folder / "instructions.md"
     path.write_text(turn.system, encoding="utf-8", errors="replace")
     given = config.get("instructions")
-    return json.dumps({**config, "instructions": [*(given if isinstance(given, list) else []), str(path)]})
+    return {**config, "instructions": [*(given if isinstance(given, list) else []), str(path)]}
 
 
 def _shown(part: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@
   log says each attempt, so it is switched on: ~/.qwen/debug, 15 kB and more for each session.
 * Unless told otherwise it asks a model, after a turn, what is worth remembering, and sends statistics of use.
 * Sessions belong to a folder: elsewhere their ids are unknown.
+* Tools of MCP servers are deferred, found by a search only, unless the server's entry has `alwaysLoadTools`.
 * `@name` in a prompt adds the file of that name to it, and a slash at the beginning is a command.
 """
 
@@ -32,6 +33,7 @@ from activities.agents.base import (
     judged,
     last_words,
     literal,
+    mcp_servers,
     missing,
     number,
     one_line,
@@ -85,6 +87,9 @@ class Qwen:
         Keeps(("$QWEN_RUNTIME_DIR",)),
     )
 
+    def takes_tools(self, agent: AgentSpec, env: Mapping[str, str]) -> bool:  # noqa: ARG002
+        return True
+
     def vendor(self, agent: AgentSpec) -> str:  # noqa: ARG002
         return "qwen"
 
@@ -101,6 +106,8 @@ class Qwen:
         argv += ["--max-session-turns", str(turn.agent.max_turns)]
         if turn.agent.model:
             argv += ["-m", turn.agent.model]
+        if turn.mcp:
+            argv += ["--mcp-config", mcp_servers(turn, alwaysLoadTools=True)]
         if system:
             argv += ["--append-system-prompt", system]
         env = {

@@ -6,6 +6,7 @@ Rules:
 * Nothing in a code block (fenced, or indented by four blanks or a tab) or in a quotation counts: agents quote their
   instructions and the files they judge. A fence that is never closed goes on to the end, as in Markdown.
 * The last of several executor signals counts: an agent may think better of it.
+* A question, `NEEDS_INPUT <question>`, is a signal of every agent but a reviewer.
 * Contradicting verdicts are `needs_changes`: an approval must be beyond doubt.
 """
 
@@ -17,8 +18,9 @@ from typing import Literal
 
 COMPLETE = "COMPLETE_AND_READY_FOR_MERGE"
 NEEDS_FOLLOWUP = "NEEDS_FOLLOWUP"
+NEEDS_INPUT = "NEEDS_INPUT"
 
-ExecutorSignal = Literal["complete", "needs_followup"]
+ExecutorSignal = Literal["complete", "needs_followup", "needs_input"]
 Verdict = Literal["approved", "needs_changes"]
 
 _VERDICTS: dict[str, Verdict] = {
@@ -27,18 +29,28 @@ _VERDICTS: dict[str, Verdict] = {
     "VERDICT: REJECTED": "needs_changes",
 }
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>.*)")
-_FOLLOWUP = re.compile(rf"{NEEDS_FOLLOWUP}(?:$|[\s:—-]+(?P<why>.*))")
+_WITH_TEXT: list[tuple[re.Pattern[str], ExecutorSignal]] = [
+    (re.compile(rf"{NEEDS_FOLLOWUP}(?:$|[\s:—-]+(?P<text>.*))"), "needs_followup"),
+    (re.compile(rf"{NEEDS_INPUT}(?:$|[\s:—-]+(?P<text>.*))"), "needs_input"),
+]
 
 
 def executor_signal(text: str) -> tuple[ExecutorSignal, str] | None:
-    """The signal and, for a follow-up, why; None when the text has no signal."""
+    """The signal, and why there is to be a follow-up, or what is asked; None when the text has no signal."""
     found: tuple[ExecutorSignal, str] | None = None
     for line in _spoken(text):
         if line == COMPLETE:
             found = ("complete", "")
-        elif match := _FOLLOWUP.fullmatch(line):
-            found = ("needs_followup", (match["why"] or "").strip())
+        for pattern, signal in _WITH_TEXT:
+            if match := pattern.fullmatch(line):
+                found = (signal, (match["text"] or "").strip())
     return found
+
+
+def planner_signal(text: str) -> tuple[ExecutorSignal, str] | None:
+    """Only a question: else the text is the plan."""
+    found = executor_signal(text)
+    return found if found and found[0] == "needs_input" else None
 
 
 def executor_problem(text: str) -> str | None:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from activities.agents.signals import executor_problem, executor_signal, verdict
 
 COMPLETE = "COMPLETE_AND_READY_FOR_MERGE"
-LINES = [COMPLETE, "NEEDS_FOLLOWUP more time", "VERDICT: APPROVED", "VERDICT: NEEDS_CHANGES", "VERDICT: REJECTED"]
+LINES = [
+    COMPLETE,
+    "NEEDS_FOLLOWUP more time",
+    "NEEDS_INPUT which?",
+    "VERDICT: APPROVED",
+    "VERDICT: NEEDS_CHANGES",
+    "VERDICT: REJECTED",
+]
 
 lines = st.sampled_from(LINES)
 prose = st.text().filter(lambda text: not any(word in text for word in ("COMPLETE", "NEEDS", "VERDICT", "`", "~")))
@@ -25,6 +32,12 @@ prose = st.text().filter(lambda text: not any(word in text for word in ("COMPLET
         ("NEEDS_FOLLOWUP the API is missing", ("needs_followup", "the API is missing")),
         ("NEEDS_FOLLOWUP: the API is missing", ("needs_followup", "the API is missing")),
         ("NEEDS_FOLLOWUP", ("needs_followup", "")),
+        ("NEEDS_INPUT Old or new?", ("needs_input", "Old or new?")),
+        ("**NEEDS_INPUT: Old or new?**", ("needs_input", "Old or new?")),
+        ("NEEDS_INPUT", ("needs_input", "")),
+        (f"NEEDS_INPUT which?\nnever mind\n{COMPLETE}", ("complete", "")),
+        ("```\nNEEDS_INPUT which?\n```", None),
+        ("I say NEEDS_INPUT which? when I must", None),
         (f"{COMPLETE}\nno, wait\nNEEDS_FOLLOWUP a test is red", ("needs_followup", "a test is red")),
         (f"NEEDS_FOLLOWUP a test is red\nfixed it\n{COMPLETE}", ("complete", "")),
         (f"```\ncode\n```\n{COMPLETE}", ("complete", "")),

@@ -1,6 +1,7 @@
 from tests.models.server import ModelServer, clients
-from tests.models.steps import Request, Scenario, Step, bash, edit, refuse, say, script, use, write
+from tests.models.steps import Request, Scenario, Step, bash, call, edit, refuse, say, script, use, write
 
 __all__ = [
-    "ModelServer", "Request", "Scenario", "Step", "bash", "clients", "edit", "refuse", "say", "script", "use", "write",
+    "ModelServer", "Request", "Scenario", "Step", "bash", "call", "clients", "edit", "refuse", "say", "script", "use",
+    "write",
 ]  # fmt: skip

@@ -88,6 +88,9 @@ class Chat:
     @staticmethod
     def tools(call: Call, request: Request) -> Iterator[Json]:
         """The call by the name that the client has for it. Qwen Code edits no file that it has not read."""
+        if named := request.called(call):
+            yield _function("call", *named)
+            return
         if "run_shell_command" not in request.tools:
             yield _function("call", *_opencode(call))
             return

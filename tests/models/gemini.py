@@ -64,7 +64,9 @@ class Gemini:
     @staticmethod
     def answer(step: Step, request: Request) -> Json:
         parts: list[Json] = [{"text": step.text}] if step.text else []
-        parts += [{"functionCall": Gemini.tool(call)} for call in step.calls]
+        for call in step.calls:
+            named = request.called(call)
+            parts.append({"functionCall": {"name": named[0], "args": named[1]} if named else Gemini.tool(call)})
         return {
             "candidates": [{"content": {"role": "model", "parts": parts}, "index": 0, "finishReason": "STOP"}],
             "usageMetadata": {

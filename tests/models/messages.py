@@ -60,7 +60,7 @@ class Messages:
     def answer(step: Step, request: Request) -> Json:
         content: list[Json] = [{"type": "text", "text": step.text}] if step.text else []
         for call in step.calls:
-            name, arguments = Messages.tool(call)
+            name, arguments = request.called(call) or Messages.tool(call)
             content.append({"type": "tool_use", "id": new_id("toolu"), "name": name, "input": arguments})
         return {
             "id": new_id("msg"),

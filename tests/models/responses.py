@@ -52,7 +52,9 @@ class Responses:
         if step.text:
             content = [{"type": "output_text", "text": step.text, "annotations": []}]
             output.append({"type": "message", "id": new_id("msg"), "role": "assistant", "content": content})
-        output += [{"id": new_id("item"), "call_id": new_id("call"), **Responses.tool(call)} for call in step.calls]
+        output += [
+            {"id": new_id("item"), "call_id": new_id("call"), **Responses.tool(call, request)} for call in step.calls
+        ]
         return {
             "id": new_id("resp"),
             "object": "response",
@@ -69,7 +71,11 @@ class Responses:
         }
 
     @staticmethod
-    def tool(call: Call) -> Json:
+    def tool(call: Call, request: Request) -> Json:
+        if named := request.called(call):
+            # Codex shows no tool of a server before it is searched for, and takes a call of it all the same.
+            called = {"type": "function_call", "name": named[0], "arguments": json.dumps(named[1])}
+            return called if named[0] in request.tools else {**called, "namespace": "mcp__mergewright"}
         match call:
             case ("bash", command):
                 return {"type": "function_call", "name": "exec_command", "arguments": json.dumps({"cmd": command})}

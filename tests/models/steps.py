@@ -25,6 +25,11 @@ def edit(path: str, old: str, new: str) -> Call:
     return ("edit", path, old, new)
 
 
+def call(tool: str, **arguments: str) -> Call:
+    """A tool of an MCP server, which each CLI gives a longer name."""
+    return ("call", tool, json.dumps(arguments))
+
+
 @dataclass(frozen=True)
 class Step:
     """One answer: text and tool calls, or a fault."""
@@ -69,6 +74,13 @@ class Request:
     answered: int
     """Results of tool calls since then."""
     step: Step = field(default_factory=lambda: say("ok"))
+
+    def called(self, call: Call) -> tuple[str, Json] | None:
+        """Name and arguments of a `call`; None for any other. The client's name for a tool ends with its own."""
+        if call[0] != "call":
+            return None
+        _, tool, arguments = call
+        return next((name for name in sorted(self.tools) if name.endswith(tool)), tool), json.loads(arguments)
 
 
 Scenario = Sequence[Step] | Callable[[Request], Step]

@@ -25,13 +25,25 @@ VERBS: tuple[Verb, ...] = get_args(Verb)
 verbs = st.sampled_from(VERBS)
 texts = st.text() | st.sampled_from(["", PLAN, PLAN[:12], "x" * MAX_TEXT, "x" * (MAX_TEXT + 1)])
 situations = st.builds(
-    Situation, ended=st.booleans(), blocked=st.booleans(), paused=st.booleans(), plan=st.sampled_from([None, PLAN])
+    Situation,
+    ended=st.booleans(),
+    blocked=st.booleans(),
+    paused=st.booleans(),
+    plan=st.sampled_from([None, PLAN]),
+    question=st.booleans(),
 )
 live = situations.filter(lambda now: not now.ended)
 
 
-def at(*, ended: bool = False, blocked: bool = False, paused: bool = False, plan: str | None = None) -> Situation:
-    return Situation(ended=ended, blocked=blocked, paused=paused, plan=plan)
+def at(
+    *,
+    ended: bool = False,
+    blocked: bool = False,
+    paused: bool = False,
+    plan: str | None = None,
+    question: bool = False,
+) -> Situation:
+    return Situation(ended=ended, blocked=blocked, paused=paused, plan=plan, question=question)
 
 
 def refused(now: Situation, verb: Verb, text: str = "") -> str:
@@ -55,6 +67,9 @@ STALE = f"the plan has changed: it is {PLAN[:12]} now; read it with the query `p
         (at(plan=PLAN), "approve_plan", "0123456789ab", STALE),
         (at(), "send_message", "", "send_message needs a text: --input '\"what to tell the agent\"'"),
         (at(), "send_message", "x" * 16_001, TOO_LONG),
+        (at(), "answer", "yes", "the agent has asked nothing; `send_message` reaches it at its next turn"),
+        (at(question=True), "answer", " ", "answer needs a text: --input '\"the answer\"'"),
+        (at(question=True), "continue_task", "", "the agent has asked something: `answer` it, and the task goes on"),
         (at(paused=True), "pause", "", "the task is paused already; `resume` goes on"),
         (at(), "resume", "", "the task is not paused"),
         (at(blocked=True), "resume", "", "the task is not paused; it is blocked: `continue_task` goes on"),
@@ -115,6 +130,11 @@ def test_only_a_blocked_task_is_continued(now: Situation, text: str) -> None:
     assert (refusal(now, "continue_task", text) is None) == now.blocked
 
 
+@given(live, st.text(min_size=1, max_size=80))
+def test_only_a_question_is_answered(now: Situation, text: str) -> None:
+    assert (refusal(now, "answer", text) is None) == (now.question and bool(text.strip()))
+
+
 @given(live, st.text(max_size=80))
 def test_a_live_task_can_always_be_abandoned(now: Situation, text: str) -> None:
     assert refusal(now, "abandon", text) is None
@@ -134,7 +154,8 @@ def test_a_situation_is_a_value() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_long_text_is_refused_with_a_remedy_and_not_repeated(verb: Verb) -> None:
     paused = verb == "resume"
-    now = at(blocked=True, paused=paused, plan=PLAN if verb in ("reject_plan", "revise") else None)
+    plan = PLAN if verb in ("reject_plan", "revise") else None
+    now = at(blocked=True, paused=paused, plan=plan, question=verb == "answer")
     why = refused(now, verb, "y" * (MAX_TEXT + 1))
     assert str(MAX_TEXT) in why
     assert str(MAX_TEXT + 1) in why

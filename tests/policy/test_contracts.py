@@ -97,6 +97,7 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
         "limits": {
             "max_working_resumes": 5,
             "max_needs_followups": 1,
+            "max_questions": 10,
             "max_review_rounds": 5,
             "max_gate_failures": 5,
             "max_merge_attempts": 5,
@@ -228,11 +229,22 @@ def test_what_was_not_said_is_nothing(begun: Model) -> None:
 
 def test_what_users_filter_by_is_called_as_documented() -> None:
     assert [stage.value for stage in Stage] == [
-        *("prepare", "plan", "awaiting approval", "work", "gates", "review", "resolve", "merge queue"),
+        *(
+            "prepare",
+            "plan",
+            "awaiting approval",
+            "awaiting answer",
+            "work",
+            "gates",
+            "review",
+            "resolve",
+            "merge queue",
+        ),
         *("rate limited", "paused", "blocked", "settle", "ended"),
     ]
     assert [reason.value for reason in BlockedReason] == [
-        *("stuck", "needs follow-up", "gates red", "review rounds used up", "no reviewer gave a verdict"),
+        *("stuck", "needs follow-up", "questions used up", "gates red", "review rounds used up"),
+        "no reviewer gave a verdict",
         *("merge attempts used up", "login missing", "the model will not do it", "agent failed"),
         *("gates cannot pass on this machine", "budget used up", "plan not approved in time"),
         "landing not approved in time",

@@ -24,6 +24,7 @@ from workflows.policy.turns import (
     Counters,
     Decision,
     HandOver,
+    Question,
     Verify,
     Wait,
     after_failure,
@@ -74,6 +75,7 @@ limits = st.builds(
     Limits,
     max_working_resumes=st.integers(0, 4),
     max_needs_followups=st.integers(0, 3),
+    max_questions=st.integers(0, 3),
     max_limit_wait_minutes=st.floats(0, 10_000),
 )
 ends = st.sampled_from(get_args(TurnEnd))
@@ -82,6 +84,7 @@ counters = st.builds(
     resumes=st.integers(0, 6),
     nudged=st.booleans(),
     followups=st.integers(0, 4),
+    questions=st.integers(0, 4),
     cold_starts=st.integers(0, MAX_COLD_STARTS),
     failures=st.integers(0, MAX_FAILURES - 1),
     limits=st.integers(0, 2_000),
@@ -91,7 +94,7 @@ counters = st.builds(
 results = st.builds(
     TurnResult,
     end=ends,
-    signal=st.sampled_from([None, "complete", "needs_followup"]),
+    signal=st.sampled_from([None, "complete", "needs_followup", "needs_input"]),
     verdict=st.sampled_from([None, "approved", "needs_changes"]),
     reason=st.sampled_from(["", "a reason"]),
     session=st.sampled_from([None, "s-1"]),
@@ -106,6 +109,14 @@ without_complete = results.filter(lambda result: result.signal != "complete")
 
 
 # --- signals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_so_many_questions_wait_for_an_answer_and_the_next_blocks(allowed: int) -> None:
+    asks = [TurnResult(end="done", signal="needs_input", reason="Old or new?", session="s")] * 9
+    _, decisions = run(asks, Limits(max_questions=allowed))
+    assert decisions[:-1] == [Question()] * allowed
+    assert decisions[-1] == Block(BlockedReason.QUESTIONS, "Old or new?")
 
 
 @given(counters, limits, results, jitters, st.booleans())
@@ -310,8 +321,8 @@ def test_a_share_that_is_used_up_was_a_good_turn_and_uses_up_no_try(
 ) -> None:
     now, decision = after_turn(before, result, limits, jitter, fallback)
     assert decision == Again("resume", result.reason)
-    kept = Counters(resumes=before.resumes, nudged=before.nudged, followups=before.followups)
-    assert now == kept
+    kept = {"resumes": before.resumes, "nudged": before.nudged, "followups": before.followups}
+    assert now == Counters(**kept, questions=before.questions)
 
 
 @pytest.mark.parametrize("end", GOOD_ENDS)
@@ -533,7 +544,7 @@ def test_every_stop_and_every_change_has_its_evidence_in_one_line(
 def most_turns(limits: Limits) -> int:
     """Between good turns, which are counted: 5 failures, 5 cold starts, a summary, and before and after each of them
     a refusal; then the one that ends it."""
-    good = limits.max_working_resumes + 1 + limits.max_needs_followups
+    good = limits.max_working_resumes + 1 + limits.max_needs_followups + limits.max_questions
     bad = 2 * MAX_FAILURES - 1 + MAX_COLD_STARTS + 1
     return (good + 1) * (2 * bad + 1 + 1)
 

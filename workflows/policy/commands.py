@@ -16,7 +16,7 @@ from activities.settings import Agent, AgentSpec, explain
 Verb = Literal[
     "approve_plan", "reject_plan", "send_message", "pause", "resume", "continue_task", "compact", "abandon",
     "raise_budget", "rewind", "revise", "approve_landing", "allow_files", "cancel", "retry_stage", "switch_agent",
-    "set_priority",
+    "set_priority", "answer",
 ]  # fmt: skip
 
 MAX_TEXT = 16_000
@@ -39,6 +39,8 @@ class Situation:
     listed: bool = True
     """There is a plan with a list of files, which is kept to."""
     prepared: bool = True
+    question: bool = False
+    """The agent has asked something, and nobody has answered."""
 
 
 PRIORITIES = range(-1000, 1001)
@@ -76,6 +78,12 @@ def refusal(now: Situation, verb: Verb, text: str) -> str | None:
             return now.no_retry
         case "send_message" if not text.strip():
             return "send_message needs a text: --input '\"what to tell the agent\"'"
+        case "answer" if not now.question:
+            return "the agent has asked nothing; `send_message` reaches it at its next turn"
+        case "answer" if not text.strip():
+            return "answer needs a text: --input '\"the answer\"'"
+        case "continue_task" if now.question and not now.blocked:
+            return "the agent has asked something: `answer` it, and the task goes on"
         case "pause" if now.paused:
             return "the task is paused already; `resume` goes on"
         case "resume" if not now.paused:

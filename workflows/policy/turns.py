@@ -3,6 +3,7 @@
 Rules, and where they come from (FEATURES A3-A5, B3, B5-B9, B12):
 
 * A signal counts, nothing else does: *complete* leads to verification, *needs follow-up* to one targeted prompt.
+* A question parks the task until an operator answers, at no cost; after `max_questions` of them it is blocked.
 * An agent that ends its turn without a signal, at its CLI's turn limit or at a time-out is resumed, at most
   `max_working_resumes` times; then it gets one nudge to wrap up; then it is stuck.
 * A limit is waited for: until the stated time, else 30 s, 60 s, 120 s ... It uses up nothing. Where the wait is longer
@@ -42,6 +43,7 @@ class Counters:
     resumes: int = 0
     nudged: bool = False
     followups: int = 0
+    questions: int = 0
     cold_starts: int = 0
     failures: int = 0
     limits: int = 0
@@ -90,12 +92,17 @@ class HandOver:
 
 
 @dataclass(frozen=True)
+class Question:
+    """Go on when an operator has answered."""
+
+
+@dataclass(frozen=True)
 class Block:
     reason: BlockedReason
     text: str
 
 
-Decision = Verify | Again | Wait | Compact | HandOver | Block
+Decision = Verify | Again | Wait | Compact | HandOver | Question | Block
 
 
 def backoff(count: int, jitter: float) -> float:
@@ -173,6 +180,10 @@ def after_turn(
         if good.followups >= limits.max_needs_followups:
             return good, Block(BlockedReason.NEEDS_FOLLOWUP, _evidence(result))
         return replace(good, followups=good.followups + 1), Again("followup", result.reason)
+    if result.end == "done" and result.signal == "needs_input":
+        if good.questions >= limits.max_questions:
+            return good, Block(BlockedReason.QUESTIONS, _evidence(result))
+        return replace(good, questions=good.questions + 1), Question()
     if good.resumes < limits.max_working_resumes:
         return replace(good, resumes=good.resumes + 1), Again("resume", result.reason)
     if not good.nudged:
