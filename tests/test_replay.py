@@ -7,6 +7,7 @@ To record anew, after a change that `workflow.patched` cannot cover because no s
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -137,12 +138,34 @@ async def cleaned_up(kit: Kit) -> Handle:
     return await kit.client.start_workflow(JanitorWorkflow.run, given, id=name, task_queue=kit.task_queue)
 
 
+async def steered(kit: Kit) -> Handle:
+    """By operators: another agent, a stage that begins anew, a pause between stages, an approval of the landing."""
+    mark = kit.folder / "gated"
+    gate = {"name": "slow", "command": f"test -e {mark} || {{ touch {mark}; sleep 600; }}"}
+    first, second = kit.agent(executor=[{"say": "NEEDS_FOLLOWUP x"}]), kit.agent(executor=[WRITE])
+    limits = {"max_needs_followups": 0}
+    handle = await kit.start(kit.input(agent=first, gates=[gate], approve_landing=True, limits=limits))
+    await status_when(handle, lambda now: now.blocked is not None)
+    await handle.execute_update("switch_agent", second)
+    while not mark.exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    await handle.execute_update("pause")
+    await handle.execute_update("retry_stage")
+    await status_when(handle, lambda now: now.stage is Stage.PAUSED)
+    await handle.execute_update("set_priority", 5)
+    await handle.execute_update("resume")
+    await status_when(handle, lambda now: now.landing is not None)
+    await handle.execute_update("approve_landing")
+    return handle
+
+
 async def refused(kit: Kit) -> Handle:
     return await kit.start({"title": "no repository"})
 
 
 ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
-    merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, landed, rewound, cleaned_up, refused,
+    merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, landed, rewound, cleaned_up,
+    steered, refused,
 ]  # fmt: skip
 
 
