@@ -19,7 +19,7 @@ from typing import Any, get_args
 import pytest
 import pytest_asyncio
 from temporalio import activity
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
@@ -60,10 +60,13 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "set_priority": (5, -5, 0, 2000, "high", None, True),
     "raise_budget": (20, {"max_tokens": 9}, {"max_cost_usd": -1}, None, "much", {"colour": 1}),
     "rewind": (1, 2, 99, "1", None),
+    "send_message": ({"text": "x", "now": 3}, {"colour": 1}, {"text": ""}, 7, None),
     "switch_agent": ("codex:gpt-5.5", "broken", {"runtime": "codex", "model": "x"}, {"colour": 1}, "", 3, None),
 }
 """Besides the texts, which every verb gets too."""
 PATIENCE = 60
+OVERTAKEN = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
+"""A command arrived while the task was ending; the server has the workflow look at it, and end then."""
 MERGES = (
     "landed",
     "noop",
@@ -118,13 +121,13 @@ class World:
     @activity.defn
     async def take_turn(self, given: TurnInput) -> TurnResult:
         await self._takes_time()
-        self.heard[given.ref.task_id] |= {*map(str, given.messages), given.detail}
+        self.heard[given.ref.task_id] |= {*(message.text for message in given.messages), given.detail}
         end: TurnEnd = "done" if self.dice.random() < 0.7 else self.dice.choice(get_args(TurnEnd))
         if end == "done" and given.role == "reviewer":
             return TurnResult(end=end, verdict=self.dice.choice(("approved", "approved", "needs_changes", None)))
         return TurnResult(
             end=end,
-            signal=self.dice.choice(("complete", "complete", "complete", "needs_followup", None)),
+            signal=self.dice.choice(("complete", "complete", "complete", "needs_followup", "needs_input", None)),
             reason="so it was",
             session=None if self._one_in(5) else "session",
             said="a plan",
@@ -225,7 +228,8 @@ class Operator:
         if verb in ("abandon", "cancel") and self.dice.random() < 0.9:
             verb = "continue_task"
         if self.dice.random() < 0.2:
-            return "send_message", [f"message {uuid.uuid4()}"]
+            text = f"message {uuid.uuid4()}"
+            return "send_message", [self.dice.choice((text, {"text": text, "now": True}))]
         given = self.dice.choice((*ARGUMENTS.get(verb, ()), *TEXTS))
         return verb, [] if given is None else [given]
 
@@ -236,6 +240,8 @@ class Operator:
             return self.dice.choice((("approve_landing", [now.landing]), ("revise", ["do more"])))
         if now.stage is Stage.APPROVAL:
             return self.dice.choice((("approve_plan", [now.plan_hash]), ("revise", ["do less"])))
+        if now.stage is Stage.QUESTION:
+            return self.dice.choice((("answer", ["the old one"]), ("send_message", [f"message {uuid.uuid4()}"])))
         if now.blocked:
             switch: tuple[Verb, list[Any]] = ("switch_agent", ["codex:gpt-5.5"])
             return self.dice.choice((("continue_task", []), ("retry_stage", []), ("raise_budget", [20]), switch))
@@ -273,7 +279,7 @@ class Operator:
             assert said
             self.taken[verb] += 1
             if verb == "send_message":
-                self.messages += given
+                self.messages += [said["text"] if isinstance(said, dict) else said for said in given]
             if verb == "set_priority":
                 [self.priority] = given
         except WorkflowUpdateFailedError as error:
@@ -303,8 +309,10 @@ async def one_task(operator: Operator, world: World) -> Outcome:
     assert unheard <= set(status.undelivered_messages), "a message that was taken is lost"
     if operator.priority is not None:
         assert status.priority == operator.priority
-    events = [event.event_type async for event in handle.fetch_history_events()]
-    assert EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED not in events
+    async for event in handle.fetch_history_events():
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
+            failed = event.workflow_task_failed_event_attributes
+            assert failed.cause == OVERTAKEN, failed
     if status.landing is None and world.submitted[handle.id] and needs_approval(await input_of(handle)):
         assert len(world.submitted[handle.id]) <= operator.approvals, "what nobody has approved was sent to land"
     return status.outcome

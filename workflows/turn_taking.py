@@ -60,6 +60,8 @@ _DOES: dict[Ask, str] = {
     "fix": "does what the reviewer asked for",
     "resolve": "resolves the conflict",
     "continue": "goes on after an operator's word",
+    "answer": "goes on with the answer",
+    "heard": "hears what was said meanwhile",
     "takeover": "takes over",
     "compact": "summarises the session",
 }
