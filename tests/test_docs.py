@@ -11,6 +11,9 @@ from types import ModuleType
 
 import pytest
 
+from workflows.contracts import BlockedReason, Stage
+from workflows.glance import blocked_keyword, stage_keyword
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -82,3 +85,9 @@ def test_the_tests_that_the_documents_name_are_there() -> None:
         file, _, test = name.partition("::")
         assert not test or f"def {test}(" in (ROOT / file).read_text(), name
         assert (ROOT / file).exists(), name
+
+
+def test_the_readme_names_every_value_that_tasks_are_found_by() -> None:
+    text = (ROOT / "README.md").read_text()
+    values = [*map(stage_keyword, Stage), *map(blocked_keyword, BlockedReason)]
+    assert [value for value in values if f"`{value}`" not in text] == []
