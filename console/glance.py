@@ -12,8 +12,10 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
+from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client, WorkflowExecution
 
 from activities.attributes import LABELS
@@ -199,14 +201,22 @@ def status(
     if task_id is not None and query:
         raise typer.BadParameter("is for all tasks: give either it or a task", param_hint="--query")
 
-    async def one() -> Any:
-        return await (await connected(address, namespace)).get_workflow_handle(task_id or "").query("status")
+    async def one() -> tuple[Any, str]:
+        """All of it; and its story, as the web UI has it."""
+        handle = (await connected(address, namespace)).get_workflow_handle(task_id or "")
+        told = await handle.query("status")
+        metadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+        return told, metadata.current_details
 
     async def all_of_them() -> list[Seen]:
         return await seen(await connected(address, namespace), narrowed(f"{TASKS} AND {RUNNING}", query))
 
     if task_id is not None:
-        console.print_json(json.dumps(run(one())))
+        told, story = run(one())
+        if as_json:
+            console.print_json(json.dumps(told))
+        else:
+            console.print(Markdown(story))
     else:
         _told(run(all_of_them()), as_json, "no task runs; start one: starter.py start --help")
 

@@ -48,7 +48,8 @@ async def test_a_task_is_started_from_a_file_followed_and_steered(kit: Kit) -> N
         await status_when(handle, lambda now: now.stage is Stage.APPROVAL)
         assert "is running" in await starter(kit, "start", "-f", str(task), "--id", "task-1", *common, code=1)
         assert "The plan" in await starter(kit, "plan", "task-1")
-        assert json.loads(await starter(kit, "status", "task-1"))["stage"] == "awaiting approval"
+        assert json.loads(await starter(kit, "status", "task-1", "--json"))["stage"] == "awaiting approval"
+        assert "Waits for the approval of the plan" in await starter(kit, "status", "task-1")
         assert "next turn" in await starter(kit, "say", "task-1", "be quick")
         assert "not blocked" in await starter(kit, "continue", "task-1", code=1)
         assert "approved" in await starter(kit, "approve", "task-1")
