@@ -159,13 +159,33 @@ async def steered(kit: Kit) -> Handle:
     return handle
 
 
+async def talked(kit: Kit) -> Handle:
+    """The turn is taken up again with a word, the agent asks, and what is said in the last turn is heard."""
+    half, go = kit.folder / "half", kit.folder / "go"
+    steps = [
+        {"shell": f"[ -e {half} ] || {{ touch {half}; sleep 600; }}", "say": "NEEDS_INPUT Old or new?"},
+        {**WRITE, "shell": f"while [ ! -e {go} ]; do sleep 0.1; done"},
+        {},
+    ]
+    handle = await kit.start(kit.input(agent=kit.agent(executor=steps), labels=["docs"]))
+    while not half.exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    await handle.execute_update("send_message", {"text": "keep the API", "now": True})
+    await status_when(handle, lambda now: now.stage is Stage.QUESTION)
+    await handle.execute_update("answer", "new")
+    await status_when(handle, lambda now: now.stage is Stage.WORK)
+    await handle.signal("send_message", "and the tests")
+    go.touch()
+    return handle
+
+
 async def refused(kit: Kit) -> Handle:
     return await kit.start({"title": "no repository"})
 
 
 ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
     merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, landed, rewound, cleaned_up,
-    steered, refused,
+    steered, talked, refused,
 ]  # fmt: skip
 
 
