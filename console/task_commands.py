@@ -129,7 +129,7 @@ def say(
 ) -> None:
     """Tell the agent of a task something, at its next turn or now; or those of many tasks.
 
-    Examples: starter.py say task-42 "keep the public API" --now; starter.py say @all "main is frozen";
+    Example: starter.py say task-42 "keep the public API" --now; starter.py say @all "main is frozen";
     starter.py say --label docs "British spelling"
     """
     *whom, text = words

@@ -7,6 +7,7 @@ nothing here insists on a field.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -23,6 +24,9 @@ from temporalio.service import RPCError
 from activities.home import Home, safe_name
 from activities.settings import AgentSpec, Model
 from activities.site import write_model
+from service.codec import Undecodable
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Histories that are fetched at the same time."""
@@ -101,13 +105,16 @@ def _one(path: Path) -> Past | None:
 
 
 async def _fetched(client: Client, execution: WorkflowExecution, folder: Path) -> Past | None:
-    """None: the server has forgotten it meanwhile."""
+    """None: the server has forgotten it meanwhile, or it cannot be read."""
     handle = client.get_workflow_handle(execution.id, run_id=execution.run_id)
     reader = _Reader(client, execution.id, execution.run_id)
     try:
         async for event in handle.fetch_history_events():
             await reader.feed(event)
     except RPCError:
+        return None
+    except Undecodable as problem:  # somebody else's, or from before a key was lost
+        log.warning("%s is left out: %s", execution.id, problem)
         return None
     past = reader.past()
     await asyncio.to_thread(write_model, folder / f"{past.run_id}.json", past)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.git.repos import commit, git
 from tests.kit import Kit, status_when
 from workflows.contracts import Stage
@@ -14,6 +16,7 @@ def fingerprint(repo: Path, names: list[str]) -> dict[str, tuple[bytes, int]]:
     return {name: ((repo / name).read_bytes(), (repo / name).stat().st_mtime_ns) for name in names}
 
 
+@pytest.mark.long
 async def test_the_users_checkout_is_byte_identical_after_twenty_landings(kit: Kit) -> None:
     commit(kit.repo, {"mine.txt": "mine\n" * 100, "dir/other.txt": "other\n"})
     (kit.repo / "mine.txt").write_text("mine, and changed\n")

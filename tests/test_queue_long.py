@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHistory
@@ -37,6 +38,7 @@ async def impatient() -> AsyncIterator[Client]:
     await environment.shutdown()
 
 
+@pytest.mark.long
 async def test_nothing_is_lost_where_it_continues_as_new(impatient: Client, tmp_path: Path) -> None:
     kit = Kit(impatient, tmp_path)
     queue = Queue(kit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from activities.contracts import Overlap, TaskRef
+from activities.contracts import Message, Overlap, TaskRef
 from activities.git.repository import open_repository, pin
 from activities.home import Home
 from activities.overlaps import note_ref, overlaps
@@ -72,10 +72,11 @@ def test_the_prompt_names_tasks_and_files() -> None:
         Overlap(task="task-7", title="Add login", files=["src/app.py", "src/b.py"], earlier=True),
         Overlap(task="task-8", title="Add logout", files=["src/app.py"], earlier=True),
     ]
-    text = render("news", messages=["Mind the gap"], commits=["abc one"], overlaps=others, target="main")
+    heard = [Message(id="m1", text="Mind the gap")]
+    text = render("news", messages=heard, commits=["abc one"], overlaps=others, target="main", mcp=False)
     assert "\n\n## Other tasks change the same lines\n\n" in text
     assert "\n\n- task-7 (Add login): `src/app.py`, `src/b.py`\n- task-8 (Add logout): `src/app.py`\n\nKeep" in text
-    assert "same lines" not in render("news", messages=["Mind the gap"], commits=[], overlaps=[], target="main")
+    assert "same lines" not in render("news", messages=heard, commits=[], overlaps=[], target="main", mcp=False)
 
 
 def test_the_story_names_tasks_and_files() -> None:

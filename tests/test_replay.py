@@ -188,6 +188,8 @@ ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
     steered, talked, refused,
 ]  # fmt: skip
 
+LONG = (handed_over, rewound, steered, talked)
+
 
 def replayer() -> Replayer:
     return Replayer(
@@ -206,7 +208,11 @@ def keep(name: str, history: WorkflowHistory) -> None:
     (HISTORIES / f"{name}.json").write_text(text + "\n")
 
 
-@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
+@pytest.mark.parametrize(
+    "ending",
+    [pytest.param(ending, marks=pytest.mark.long) if ending in LONG else ending for ending in ENDINGS],
+    ids=lambda ending: ending.__name__,
+)
 async def test_every_ending_replays_as_it_ran(kit: Kit, ending: Callable[[Kit], Awaitable[Handle]]) -> None:
     async with kit.worker():
         handle = await ending(kit)

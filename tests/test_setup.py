@@ -86,6 +86,7 @@ async def test_a_set_up_that_fails_blocks_with_the_end_of_its_log_and_begins_ane
     kit.assert_clean()
 
 
+@pytest.mark.long
 async def test_a_set_up_that_is_cut_off_leaves_nothing(kit: Kit, tmp_path: Path) -> None:
     shell = f"echo x > junk; echo y > README.md; touch {tmp_path}/begun; sleep 1000"
     commit(

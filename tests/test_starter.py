@@ -138,6 +138,7 @@ async def test_what_is_no_task_is_said_in_one_line(kit: Kit) -> None:
     assert "'yesterday' is no day: give YYYY-MM-DD" in await starter(kit, "costs", "--since", "yesterday", code=2)
 
 
+@pytest.mark.long
 async def test_saved_work_is_listed_and_restored(kit: Kit) -> None:
     agent = kit.agent(executor=[{"write": {"a.txt": "precious\n"}, "say": "NEEDS_FOLLOWUP x"}])
     async with kit.worker():

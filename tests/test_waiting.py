@@ -34,6 +34,7 @@ async def hasty(tmp_path: Path) -> AsyncIterator[Kit]:
     await environment.shutdown()
 
 
+@pytest.mark.long
 async def test_a_limit_without_a_stated_time_backs_off_and_uses_up_nothing(hasty: Kit) -> None:
     limited = {"fail": 75, "stderr": "too many requests"}
     agent = hasty.agent(executor=[limited, limited, limited, {"write": {"a.txt": "x\n"}}])

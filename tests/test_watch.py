@@ -167,6 +167,7 @@ async def test_the_keys_move_a_task_on(kit: Kit) -> None:
             await pilot.press("q")
 
 
+@pytest.mark.long
 async def test_without_a_terminal_each_change_is_a_line(kit: Kit) -> None:
     agent = kit.agent(planner=[{"say": "The plan"}], executor=[WRITE])
     async with kit.worker():

@@ -74,6 +74,7 @@ def test_one_that_gets_on_again_goes_on(tmp_path: Path) -> None:
     assert (report.end, report.text) == ("done", "done")
 
 
+@pytest.mark.long
 def test_the_silence_after_one_failure_may_be_a_long_answer(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -156,6 +157,7 @@ def test_a_log_is_read_in_pieces_and_of_a_long_line_the_beginning(tmp_path: Path
     assert len(seen) == 4
 
 
+@pytest.mark.long
 def test_a_result_counts_although_the_program_does_not_exit(tmp_path: Path) -> None:
     report, seconds = go(tmp_path, f"{say(THREAD, COMPLETED)}; sleep 60")
     assert report.end == "done"

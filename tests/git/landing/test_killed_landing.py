@@ -173,6 +173,7 @@ def test_a_journal_of_a_former_version(repo: Path, repository: Repository, folde
     is_clean(repo)
 
 
+@pytest.mark.long
 def test_killed_again_before_any_step_of_the_undoing(
     repo: Path, repository: Repository, folder: Path, crash: Crash
 ) -> None:
