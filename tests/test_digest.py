@@ -17,6 +17,7 @@ from workflows.digest import DigestInput
 __all__ = ["inbox"]
 
 
+@pytest.mark.long
 async def test_what_landed_what_waits_and_what_it_cost(inbox: Inbox, kit: Kit) -> None:
     kit.configure(f'[[notify]]\nurl = "$INBOX"\nevents = ["digest"]\nrepositories = ["{kit.repo}"]\n')
     good = kit.agent(executor=[{"write": {"a.txt": "x\n"}, "usage": {"cost_usd": 0.25, "input_tokens": 900}}])

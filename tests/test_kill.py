@@ -24,7 +24,7 @@ from workflows.contracts import TaskResult
 
 TOP = Path(__file__).parent.parent
 TASKS = 20
-KILLS = 4
+KILLS = 6
 DAEMON = "setsid sh -c 'trap \"\" TERM HUP; sleep 300' >/dev/null 2>&1 &"
 
 

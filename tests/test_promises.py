@@ -39,6 +39,7 @@ async def test_the_users_checkout_is_byte_identical_after_twenty_landings(kit: K
     kit.assert_clean()
 
 
+@pytest.mark.long
 async def test_files_in_the_way_are_named_and_others_land_meanwhile(kit: Kit) -> None:
     commit(kit.repo, {"mine.txt": "mine\n"})
     (kit.repo / "mine.txt").write_text("changed by the user\n")
@@ -60,6 +61,7 @@ async def test_files_in_the_way_are_named_and_others_land_meanwhile(kit: Kit) ->
     kit.assert_clean()
 
 
+@pytest.mark.long
 async def test_prompts_diffs_and_output_are_not_in_the_history(kit: Kit) -> None:
     output = "yes 'a line of output, of the length that a build or a test runner prints' | head -c 20000000"
     bulk = f"yes 'a line of the diff' | head -c 5000000 > big.txt; {output}"

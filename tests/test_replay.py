@@ -188,7 +188,7 @@ ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
     steered, talked, refused,
 ]  # fmt: skip
 
-LONG = (handed_over, rewound, steered, talked)
+LONG = (merged, handed_over, rewound, steered, talked)
 
 
 def replayer() -> Replayer:

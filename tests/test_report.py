@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import re
@@ -19,6 +18,7 @@ from console.forecasts import FEW, beta_quantile, forecast, jeffreys, quantile, 
 from console.reports import made, page, shown
 from service.past import Past, PastTurn, cache, ended_tasks
 from tests.kit import Kit, status_when
+from tests.test_starter import starter as in_a_shell
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 OUTCOMES = ("merged", "merged", "no-changes", "rejected", "failed", "terminated")
@@ -189,17 +189,13 @@ async def test_histories_are_read_once_and_outlive_the_server(kit: Kit) -> None:
     (kept.parent / "gone.json").write_text(gone.model_dump_json())  # the server has forgotten it
     folder = ("--home", str(home), "--repo", str(kit.repo))
 
-    async def said(*args: str) -> str:
-        address = ("--address", kit.client.service_client.config.target_host)
-        done = await asyncio.to_thread(CliRunner().invoke, starter.app, [*args, *folder, *address])
-        assert done.exit_code == 0, done.output
-        return " ".join(done.output.split())
-
     async with kit.worker():
-        reported = json.loads(await said("report", "--since", "1h", "--json"))
+        told = await in_a_shell(kit, "report", "--since", "1h", "--json", *folder)
+        forecast = await in_a_shell(kit, "forecast", *folder)
+    reported = json.loads(told[: told.rindex("}") + 1])  # after it: what others have left on this server is left out
     assert reported["outcomes"] == {"merged": 1, "failed": 1, "terminated": 1, "abandoned": 1}
     assert reported["cost_by_model"] == {"command its default": 0.5}
-    assert "1 of 4 tasks of any runtime here have landed: too few cases" in await said("forecast")
+    assert "1 of 4 tasks of any runtime here have landed: too few cases" in " ".join(forecast.split())
 
 
 def test_a_time_that_makes_no_sense_is_refused_in_words() -> None:

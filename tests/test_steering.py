@@ -105,6 +105,7 @@ async def test_gates_run_again_without_a_turn(kit: Kit) -> None:
     assert (result.outcome, result.turns) == ("merged", 1)
 
 
+@pytest.mark.long
 async def test_a_stage_that_runs_begins_anew(kit: Kit) -> None:
     """A gate that hangs is ended; a turn is taken up again in its session."""
     once = "test -e {0} || {{ touch {0}; sleep 600; }}"

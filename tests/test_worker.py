@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from service.devserver import free_port
 from tests.kit import Kit, status_when
 from tests.test_kill import connected, ended, start_worker, until_up
 from workflows.contracts import Stage, TaskResult
 
 
+@pytest.mark.long
 async def test_a_development_server_is_joined_taken_over_and_goes_on_where_it_was(tmp_path: Path) -> None:
     kit = Kit(None, tmp_path)  # type: ignore[arg-type]  # its server is yet to come
     port = free_port()

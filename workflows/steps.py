@@ -398,6 +398,7 @@ class TaskSteps(Notices):
         """An operator is waited for, and has not answered for long."""
         self.reminders = [*self.reminders, text]
         workflow.logger.warning(text)
+        self.notify("approval", text, self._next_command())
         self.show()
 
     def plan_text(self) -> str:

@@ -222,6 +222,7 @@ def test_a_bare_repository(tmp_path: Path, folder: Path) -> None:
     assert git(bare, "show", "main:x") == "x"
 
 
+@pytest.mark.long
 def test_twenty_landings_beside_the_users_work(repo: Path, folder: Path) -> None:
     """Some are blocked by a file of the user's, and land when it is out of the way; everything else never changes."""
     write(repo, {"staged": "staged\n", "other": "staged\n"})
