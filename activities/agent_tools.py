@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 from pydantic import Field, ValidationError
-from temporalio.client import WorkflowQueryFailedError, WorkflowUpdateFailedError
+from temporalio.client import RPCTimeoutOrCancelledError, WorkflowQueryFailedError, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
 from activities.contracts import OPERATOR, OURSELVES, READING, AgentCall, Message, TaskRef, TurnInput
@@ -112,7 +112,7 @@ class Tools:
             raise Refused(explain(error)) from None
         except WorkflowUpdateFailedError as error:
             raise Refused(str(getattr(error.cause, "message", error.cause))) from None
-        except (RPCError, WorkflowQueryFailedError, TimeoutError) as problem:
+        except (RPCError, RPCTimeoutOrCancelledError, WorkflowQueryFailedError, TimeoutError) as problem:
             log.warning("an agent's call failed", task=self._ref.task_id, tool=name, problem=str(problem))
             raise Refused("mergewright does not answer just now: try again later, or go on without") from None
 
@@ -162,6 +162,8 @@ class Tools:
     async def _send(self, task: str, text: str) -> str:
         if task not in peers(self._site.home, self._ref):
             raise Refused(f"no live task of this repository has the id {task}: list_tasks has them")
+        if self._ref.task_id in (OPERATOR, OURSELVES):
+            raise Refused(f"a task with the id {self._ref.task_id} sends no messages: it would pass for somebody else")
         self._sent += 1
         if self._sent > MAX_SENT:
             raise Refused(f"the {MAX_SENT} messages to other tasks of this turn are used up")

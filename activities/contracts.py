@@ -262,6 +262,8 @@ class TurnResult(Model):
     escape: Escape | None = None
     notes: list[str] = []
     """What else has changed in the repository meanwhile; it may well have been the user."""
+    told: list[str] | None = None
+    """Ids of the messages that its prompt had; None: an older worker's."""
     files: list[str] = []
     """Of a planner: what its plan names in the section "Files"."""
 

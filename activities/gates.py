@@ -50,8 +50,9 @@ class GateActivities:
         waited = activity.info().started_time - activity.info().current_attempt_scheduled_time
         started = time.monotonic()
         logs = self.site.home.run(given.ref.key) / "gates" / f"{given.where}-{given.commit[:12]}-{given.number}"
+        again = logs.exists()  # also by an activity before this one, which an operator has ended
         logs.mkdir(parents=True, exist_ok=True)
-        results = await self._in_worktree(given, logs)
+        results = await self._in_worktree(given, logs, again)
         await blocking(self._remember, given, results)
         return GatesResult(
             passed=all(result.passed for result in results),
@@ -60,7 +61,7 @@ class GateActivities:
             waited_seconds=waited.total_seconds(),
         )
 
-    async def _in_worktree(self, given: GatesInput, logs: Path) -> list[GateResult]:
+    async def _in_worktree(self, given: GatesInput, logs: Path, again: bool) -> list[GateResult]:
         ref = given.ref
         (await fence.take(self.site.home.worktree_lock(ref.key))).close()
         worktree = await ready(self.site.home, ref)
@@ -68,7 +69,7 @@ class GateActivities:
             base = await blocking(worktree.refresh)
             return await self._in_slot(worktree.repository, given.gates, given.commit, (ref.target, base), logs)
         # What a gate writes is no work: the tree is put back to the commit, also after one that was killed.
-        if activity.info().attempt > 1:
+        if again:
             await blocking(worktree.put_back, given.commit)
         home = self.site.home
         room = await blocking(

@@ -26,6 +26,9 @@ MAX_CONNECTIONS = 8
 """At once: CLIs make one, sub-agents perhaps more."""
 LINE_BYTES = 2**18
 """Of one request; what is longer ends the connection."""
+MOST_BYTES, LEAST_BYTES = 2**23, 2**13
+"""Of all requests of a connection, and what each counts for at least. The package takes them in as fast as they come,
+and keeps each until its answer is read: an agent that never reads would fill the worker's memory."""
 
 
 def socket_in(folder: Path) -> Path:
@@ -81,7 +84,7 @@ class _Input:
     """As `stdio_server` reads a file: by lines of text."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._reader = reader
+        self._reader, self._left = reader, MOST_BYTES
 
     def __aiter__(self) -> _Input:
         return self
@@ -90,7 +93,8 @@ class _Input:
         line = b""
         with suppress(ValueError, ConnectionError):  # too long, or gone: the end
             line = await self._reader.readline()
-        if not line:
+        self._left -= max(len(line), LEAST_BYTES)
+        if not line or self._left < 0:
             raise StopAsyncIteration
         return line.decode("utf-8", "replace")
 

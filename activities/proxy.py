@@ -142,8 +142,8 @@ class _Wanted:
 
     def __init__(self, head: bytes) -> None:
         first, *self._lines = head.split(b"\r\n")[:-2]
-        if b"\n" in first + b"".join(self._lines):  # to somebody else it might be two requests
-            raise ValueError("a line feed in a header")
+        if {*b"\r\n"} & {*first, *b"".join(self._lines)}:  # to somebody else it might be two requests
+            raise ValueError("a line break in a header")
         self._method, target, _ = first.decode("ascii").split(" ")
         self.is_tunnel = self._method == "CONNECT"
         self._url = urlsplit(f"//{target}" if self.is_tunnel else target)
@@ -158,7 +158,8 @@ class _Wanted:
             return None
         named = [line.partition(b":") for line in self._lines]
         lengths = [value.strip() for name, _, value in named if name.strip().lower() == b"content-length"]
-        if len(lengths) > 1 or any(name.strip().lower() == b"transfer-encoding" for name, _, _ in named):
+        plain = len(lengths) <= 1 and all(map(bytes.isdigit, lengths))  # int() takes -1 and 1_0
+        if not plain or any(name.strip().lower() == b"transfer-encoding" for name, _, _ in named):
             raise OSError("a body without one plain length")
         return int(lengths[0]) if lengths else 0
 

@@ -19,6 +19,8 @@ WINDOW, OVERLAP = 2_000, 300
 """Characters of a line that are looked at together, for some patterns take time by the square of them. No pattern of
 the default plugins needs more than the overlap to match."""
 
+_SPACES = re.compile(r"[ \t]{2,}")
+"""The patterns for pragmas take time by the square of these, and of a line; they hold the whole process meanwhile."""
 _MORE = {
     "Anthropic API Key": re.compile(r"sk-ant-[a-z0-9]{2,10}-[A-Za-z0-9_-]{40,}"),
     "GitHub Token": re.compile(r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}"),
@@ -141,7 +143,8 @@ def _is_claimed(path: str, line: str, before: str) -> bool:
     from detect_secrets.filters.allowlist import is_line_allowlisted
     from detect_secrets.util.code_snippet import CodeSnippet
 
-    return is_line_allowlisted(path, line.rstrip("\r"), CodeSnippet([before.rstrip("\r"), line], 0, 1))
+    line, before = (_SPACES.sub(" ", text.rstrip("\r"))[-WINDOW:] for text in (line, before))
+    return is_line_allowlisted(path, line, CodeSnippet([before, line], 0, 1))
 
 
 def _fingerprint(*parts: str) -> str:

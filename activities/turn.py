@@ -398,6 +398,7 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         escape=Escape.model_validate(escape) if escape else None,
         notes=[tail(MASKS.text(line), 300) for line in notes],
         files=planned(report.text) if plan else [],
+        told=[message.id for message in given.messages],
     )
 
 

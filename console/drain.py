@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -33,8 +34,9 @@ def drain_worker(
         if not workers:
             raise CannotServe(f"no worker runs with the data folder {folder.root}: --home names another")
         for worker in workers:
-            (worker / DRAIN).touch()
-            console.print(f"worker {worker.name.partition('-')[0]} drains", soft_wrap=True)
+            with contextlib.suppress(FileNotFoundError):  # it has ended just now
+                (worker / DRAIN).touch()
+                console.print(f"worker {worker.name.partition('-')[0]} drains", soft_wrap=True)
         while wait:
             if not set(live_workers(folder)) & set(workers):
                 console.print("it has ended; what is left to do waits for the next worker")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +23,6 @@ from temporalio.client import (
     ScheduleSpec,
     ScheduleUpdate,
     ScheduleUpdateInput,
-    WorkflowQueryFailedError,
 )
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
@@ -60,15 +61,16 @@ class DigestActivities:
     async def digest(self, given: DigestInput) -> str:
         """To all destinations that want it, each about its repositories; a second run sends what was not sent."""
         site = self.site
+        home = Home(Path(given.home)) if given.home else site.home
         since = datetime.now(UTC) - timedelta(hours=given.hours)
-        ended = await ended_tasks(site.client, site.home.root, since, site.task_queue)
+        ended = await ended_tasks(site.client, home.root, since, site.task_queue)
         waiting = await waiting_tasks(site.client, site.task_queue)
         failed = []
-        for destination in load(site.home.root).notify:
+        for destination in load(home.root).notify:
             if destination.wants("digest", ""):
                 text = digest_text(ended, waiting, destination.repositories)
                 notice = Notice(event="digest", id=f"digest-{activity.info().workflow_run_id}", text=text)
-                if problem := await blocking(deliver_to, site.home, destination, notice):
+                if problem := await blocking(deliver_to, home, destination, notice):
                     failed.append(f"{destination.url}: {problem}")
         if failed:
             raise ApplicationError(f"not told: {'; '.join(failed)}", type="NotTold")
@@ -88,7 +90,7 @@ async def waiting_tasks(client: Client, task_queue: str = "") -> list[Waiting]:
                 if not status.next_command:
                     return None
                 repo = str((await asked_of(client, task_id)).get("repo", ""))
-            except (RPCError, WorkflowQueryFailedError) as problem:
+            except Exception as problem:  # also what another key or another version has written
                 log.warning("a task is not in the digest", task=task_id, reason=str(problem))
                 return None
         return Waiting(str(Path(repo).resolve()), status)
@@ -129,19 +131,20 @@ def _name(repo: str, task_id: str, title: str) -> str:
 # --- when ------------------------------------------------------------------------------------------
 
 
-def digest_id(task_queue: str, host: str) -> str:
-    return f"digest/{options.work_queue(task_queue, host)}"
+def digest_id(task_queue: str, host: str, home: Path) -> str:
+    """Each data folder of a host has one of its own."""
+    return f"digest/{options.work_queue(task_queue, host)}/{hashlib.sha256(os.fsencode(home)).hexdigest()[:8]}"
 
 
 async def ensure_digest(client: Client, task_queue: str, host: str, home: Home) -> None:
     """The Schedule as the configuration has it now, or none. Safe to run again. A paused one stays paused."""
-    name, wanted = digest_id(task_queue, host), load(home.root).notify_digest
+    name, wanted = digest_id(task_queue, host, home.root), load(home.root).notify_digest
     handle = client.get_schedule_handle(name)
     try:
         if wanted is None:
             await handle.delete()
             return
-        schedule = _schedule(wanted, name, task_queue, host)
+        schedule = _schedule(wanted, name, task_queue, host, home)
 
         def update(found: ScheduleUpdateInput) -> ScheduleUpdate:
             return ScheduleUpdate(schedule=replace(schedule, state=found.description.schedule.state))
@@ -157,11 +160,15 @@ async def ensure_digest(client: Client, task_queue: str, host: str, home: Home) 
             raise
 
 
-def _schedule(wanted: Digest, name: str, task_queue: str, host: str) -> Schedule:
+def _schedule(wanted: Digest, name: str, task_queue: str, host: str, home: Home) -> Schedule:
     hour, minute = wanted.at.split(":")
     return Schedule(
         action=ScheduleActionStartWorkflow(
-            "DigestWorkflow", DigestInput(host=host), id=name, task_queue=task_queue, static_summary="daily digest"
+            "DigestWorkflow",
+            DigestInput(host=host, home=str(home.root)),
+            id=name,
+            task_queue=task_queue,
+            static_summary="daily digest",
         ),
         spec=ScheduleSpec(cron_expressions=[f"{int(minute)} {int(hour)} * * *"], time_zone_name=wanted.timezone),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),

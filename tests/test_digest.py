@@ -65,7 +65,7 @@ def test_each_destination_hears_of_its_repositories() -> None:
 
 
 async def test_its_schedule_is_as_the_configuration_says(kit: Kit) -> None:
-    handle = kit.client.get_schedule_handle(digest_id(kit.task_queue, "here"))
+    handle = kit.client.get_schedule_handle(digest_id(kit.task_queue, "here", kit.home.root))
 
     async def ensured(config: str) -> None:
         kit.configure(config)

@@ -443,6 +443,8 @@ async def test_our_own_trouble_blocks_the_task_and_continue_tries_again(
         handle = await kit.start(kit.input(agent=agent))
         status = await status_when(handle, lambda now: now.worktree is not None)
         run = next((kit.home.root / "runs").glob(f"{handle.id}*"))
+        while not (run / "turns").exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         (run / "turns").rename(run / "away")
         (run / "turns").write_text("a file where a folder should be")
         status = await status_when(handle, lambda now: now.blocked is not None)

@@ -18,6 +18,8 @@ class DigestInput(Model):
     host: str
     """Whose configuration says who gets it."""
     hours: float = 24
+    home: str = ""
+    """Its data folder on that host; empty: that of whichever worker takes it."""
 
 
 @workflow.defn

@@ -154,8 +154,6 @@ class OperatorCommands:
                 return commands.switch_refusal(self.situation(), given)
             case "send_message" if given is None or isinstance(given, str | dict):
                 return self._message_refusal(given)
-            case "answer" if isinstance(given, str):
-                return commands.refusal(self.situation(), verb, given) or self.mail.refusal(given)
         if given is not None and not isinstance(given, str):
             return f"{verb} takes one JSON string, not {type(given).__name__}: --input '\"...\"'"
         return commands.refusal(self.situation(), verb, given or "")

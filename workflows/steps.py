@@ -197,11 +197,14 @@ class TaskSteps(Notices):
             self.running = False
             if not handle.done():
                 await _cancelled(handle)
+                if not self.abandoned and workflow.cancellation_reason() is not None:
+                    raise asyncio.CancelledError  # the activity's cancellation has hidden the task's own
                 self.stop_if_wanted()
             elif not whole:
                 self.begin_anew_if_wanted()  # it was over in the same moment
             return cast(R, await handle)
         except asyncio.CancelledError:
+            self.running = False
             await _cancelled(handle)
             raise
         except ActivityError as error:

@@ -28,6 +28,8 @@ class Talk(OperatorCommands):
         self.turn_number = 0
         self.cut_off: TurnInput | None = None
         """The turn that runs, or was ended by what ended the task."""
+        self.turning = False
+        """What runs is the turn."""
         self.asked = ""
         """By a tool, in the turn that runs: the task is parked after it, also when it has been answered meanwhile."""
         self.progress = ""

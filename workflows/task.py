@@ -123,6 +123,7 @@ class TaskWorkflow(Approvals, Switching):
     def _anew(self, todo: Todo | None) -> Todo | None:
         """What was to be done, in a new session; None: to look at what there is, from the gates on."""
         self.gate_failures, self.last_fault = 0, ""
+        self.question = self.asked = ""
         if todo is None:
             return None
         self.sessions.pop(self.session_name(todo.role), None)
@@ -140,10 +141,12 @@ class TaskWorkflow(Approvals, Switching):
         while True:
             self.enter({"planner": Stage.PLAN, "resolver": Stage.RESOLVE}.get(todo.role, Stage.WORK))
             if why := await self.switch():
-                if todo is not first and todo.ask == "continue":
+                if todo.ask == "continue":
                     self.hear(todo.detail)
                 todo, counters = self._taken_over(first, why), turns.Counters()
             if self.compact_wanted and await self.compact(todo.role, "an operator asked for it", must=False):
+                if todo.ask == "continue":
+                    self.hear(todo.detail)
                 todo = self._taken_over(first, "an operator asked for it")
             agent = self.agent(todo.role)
             commit = self.ready.base if todo.role == "planner" else None
@@ -181,7 +184,7 @@ class TaskWorkflow(Approvals, Switching):
                     await self.wait_for_answer()
                     todo = replace(todo, ask="answer", detail="", evidence=[])
                 case turns.Block():
-                    self.question = ""  # what lets the task go on answers it
+                    self.question = self.asked = ""  # what lets the task go on answers it
                     self.fail_without_login(decision, todo)
                     text = await self.block(decision.reason, decision.text)
                     counters = turns.Counters()

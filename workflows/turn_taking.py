@@ -112,6 +112,7 @@ class TurnTaking(TaskSteps):
             )
             self.cut_off = given
             try:
+                self.turning = True
                 result = await self._once(TurnActivities.take_turn, given, slots, summary)
                 break
             except Anew:  # the same turn, in its session, with what an operator has said
@@ -131,6 +132,8 @@ class TurnTaking(TaskSteps):
             except (Exception, asyncio.CancelledError):
                 await self.give_back(held, None)
                 raise
+            finally:
+                self.turning = False
         self.cut_off = None
         if given.rewind is not None and given.rewind == self.rewind_to:
             self.rewind_to = None
@@ -143,7 +146,8 @@ class TurnTaking(TaskSteps):
         if not only_reads and result.text:
             self.final_texts = [*self.final_texts, result.text][-REMEMBERED_TURNS:]
         if result.end in GOOD_ENDS and not only_reads:
-            self.mail.deliver([message.id for message in given.messages], self.turn_number)
+            told = [message.id for message in given.messages] if result.told is None else result.told
+            self.mail.deliver(told, self.turn_number)
             self.mail.said(self.turn_number, result.said)
             result = self._with_question(result)
         if result.notes:
@@ -163,7 +167,7 @@ class TurnTaking(TaskSteps):
         return result
 
     def interrupt(self) -> bool:
-        turn = self.cut_off if self.running else None
+        turn = self.cut_off if self.running and self.turning else None
         runs = turn is not None and turn.role not in READING
         self.anew = self.anew or runs
         return runs
@@ -189,7 +193,7 @@ class TurnTaking(TaskSteps):
             agent=agent,
             ask=todo.ask,
             session=session,
-            messages=[] if only_reads else self.mail.for_turn(new_session=session is None),
+            messages=[] if only_reads else self.mail.for_turn(session is None, self.turn_number),
             plan=self.plan_file,
             detail=todo.detail,
             evidence=todo.evidence,

@@ -58,12 +58,12 @@ class ChainBuilder:
             return Built(kind="lost", base=base)
         try:
             built = build(self._git, candidate, base, self._landed)
+            if built.tip is None or built.tree is None:  # none, or landed earlier
+                return built
+            step = Step(op=op, sha=built.tip, tree=built.tree)
+            return (self._look and self._look(candidate, base, step)) or step
         except (LookupError, ValueError, RecursionError) as error:  # of its commits alone: the others go on
             return Built(kind="policy", base=base, reason=f"its commits cannot be read: {type(error).__name__} {error}")
-        if built.tip is None or built.tree is None:  # none, or landed earlier
-            return built
-        step = Step(op=op, sha=built.tip, tree=built.tree)
-        return (self._look and self._look(candidate, base, step)) or step
 
 
 def pin_chains(git: Git, target: str, tips: Collection[str]) -> None:

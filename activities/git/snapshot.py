@@ -26,7 +26,7 @@ from pathlib import Path
 
 from activities.git.clone import Clone, WorktreeBroken, open_up
 from activities.git.run import Git, GitError, UnsupportedRepository, shadow
-from activities.git.sparse import once_there, skip, skipped
+from activities.git.sparse import ALL, once_there, skip, skipped
 
 _GITLINK = b"160000"
 
@@ -239,6 +239,9 @@ def _staged(git: Git, clone: Clone, head: str) -> list[_Staged]:
     for info, path in zip(fields[::2], fields[1::2], strict=True):
         _, mode, _, sha, kind = info.split()
         staged.append(_Staged(mode, sha, kind, path))
+    if clone.cone and clone.sparse() != ALL and not skipped(git):
+        # Written anew (`rm .git/index; git add -A`): it says nothing of what was never there.
+        staged = [entry for entry in staged if entry.kind != b"D" or clone.cone.holds(os.fsdecode(entry.path))]
     top = Path(git.env["GIT_WORK_TREE"])
     if absent := {entry.path for entry in staged if not os.path.lexists(top / os.fsdecode(entry.path))}:
         left_out = absent & skipped(git)

@@ -19,7 +19,7 @@ from activities.git.run import Git, own_config
 
 _MOST_BYTES = 2**20
 """Of a file of the clone; a longer one is not read."""
-_ALL = b"/*\n"
+ALL = b"/*\n"
 _NO_TIMES = re.compile(rb"  ctime: 0:0\n  mtime: 0:0\n")
 _SHOWN = re.compile(rb"([^\0]+)\0((?:  [^\n]*\n)*)")
 
@@ -52,7 +52,7 @@ def patterns_of(git_dir: Path, cone: Cone) -> bytes:
         return cone.patterns()
     said = dict(own_config(git_dir, git_dir)).get("core.sparsecheckout", "true").lower()
     if said not in ("true", "yes", "on", "1"):
-        return _ALL
+        return ALL
     file = git_dir / "info" / "sparse-checkout"
     return file.read_bytes() if _is_plain(file) else cone.patterns()
 

@@ -16,12 +16,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from activities.git.clone import Clone, WorktreeBroken, brought, delete, make, open_up
-from activities.git.extras import Note
+from activities.git.extras import Note, exclude_lines
 from activities.git.repository import PINS, Pin, Repository, pin
 from activities.git.run import Git, GitError, shadow
 from activities.git.snapshot import snapshot
@@ -200,7 +200,11 @@ class Worktree:
         self.clone.check()
         with self.files() as git:
             git.update_refs(f"update {pin('reset', self.key)} {head}")
-            (git.git_dir / "info" / "exclude").write_bytes(self.clone.excludes())
+            exclude = git.git_dir / "info" / "exclude"
+            exclude.write_bytes(self.clone.excludes())
+            # Now: `head` may have another .gitignore, by which it would be cleaned away, and nobody has saved it.
+            ignored = exclude_lines(self._ignored(git))
+            exclude.write_bytes(self.clone.excludes() + b"\n" + ignored)
             self._reset(git, head)
             try:
                 git("clean", "-q", "-ffd")
@@ -211,6 +215,16 @@ class Worktree:
             self.settle(git, at or head)
             self.clone.conclude(abandon=True)
             git.update_refs(f"delete {pin('reset', self.key)}")
+
+    def _ignored(self, git: Git) -> list[str]:
+        """Files and folders."""
+        if not self.clone.copy_index(git.git_dir / "index"):
+            with suppress(OSError):
+                shutil.copy2(_beside(self.path, "index"), git.git_dir / "index")
+        listed = git.run(
+            "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory", ok=(0, 128)
+        ).stdout.split(b"\0")
+        return [os.fsdecode(path) for path in listed if path]
 
     def _reset(self, git: Git, head: str) -> None:
         """The tracked files. Which of them changed is told by an index that no agent can write."""

@@ -67,8 +67,13 @@ class Mailbox:
     def waiting(self) -> list[Message]:
         return [each for each in self._messages if each.state == "waiting"]
 
-    def for_turn(self, new_session: bool) -> list[Message]:
-        return list(self._messages) if new_session else self.waiting()
+    def for_turn(self, new_session: bool, turn: int | None = None) -> list[Message]:
+        """With what an earlier attempt at this very turn has read: its session may not have kept it."""
+        return [
+            each
+            for each in self._messages
+            if new_session or each.state == "waiting" or (turn is not None and each.turn == turn)
+        ]
 
     def deliver(self, ids: Collection[str], turn: int) -> None:
         """An id that is not known, or delivered already, is left as it is."""
