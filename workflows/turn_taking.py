@@ -139,13 +139,17 @@ class TurnTaking(TaskSteps):
             self.rewind_to = None
         await self.give_back(held, result)
         self.ledger.record(self.turn_number, todo.role, agent, result, attempts, workflow.time())
+        return await self._came_to(result, given, what)
+
+    async def _came_to(self, result: TurnResult, given: TurnInput, what: str) -> TurnResult:
+        """What the turn leaves for those after it."""
         self.notify_budget(budgets.nearly_used(self.limits, self.ledger.usage, self.ledger.agent_seconds))
         self.said = result.said or self.said
-        if result.session and not only_reads:
-            self.sessions[name] = result.session
-        if not only_reads and result.text:
+        if result.session and given.role not in READING:
+            self.sessions[self.session_name(given.role)] = result.session
+        if given.role not in READING and result.text:
             self.final_texts = [*self.final_texts, result.text][-REMEMBERED_TURNS:]
-        if result.end in GOOD_ENDS and not only_reads:
+        if result.end in GOOD_ENDS and given.role not in READING:
             told = [message.id for message in given.messages] if result.told is None else result.told
             self.mail.deliver(told, self.turn_number)
             self.mail.said(self.turn_number, result.said)

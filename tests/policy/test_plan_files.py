@@ -59,4 +59,4 @@ def test_what_is_not_named_is_unplanned() -> None:
 
 @given(st.text())
 def test_any_text_is_read(text: str) -> None:
-    unplanned(planned(f"# Files\n{text}"), ["a"])
+    assert unplanned(planned(f"# Files\n{text}"), ["a"]) in ([], ["a"])
