@@ -50,7 +50,7 @@ def _overlaps(home: Home, repository: Repository, ref: TaskRef, head: str, targe
         Overlap(
             task=others[key].task_id,
             title=one_line(str(read_json(home.run(key) / "task.json").get("title", "")))[:100],
-            files=found[key][:MOST_FILES],
+            files=[one_line(file) for file in found[key][:MOST_FILES]],
             earlier=ages[key] < ages[ref.key],
         )
         for key in sorted(found, key=ages.__getitem__)[:MOST_TASKS]

@@ -257,7 +257,7 @@ class OperatorCommands:
             return (
                 "taken: the running turn is ended, and goes on with it"
                 if at_once
-                else "taken: no turn runs, it reaches the agent at its next one"
+                else "taken: no turn runs; it reaches the agent at its next one, if its work does not land before"
             )
         return _TAKEN["send_message"]
 

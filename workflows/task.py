@@ -186,10 +186,11 @@ class TaskWorkflow(Approvals, Switching):
                 case turns.Block():
                     self.question = self.asked = ""  # what lets the task go on answers it
                     self.fail_without_login(decision, todo)
-                    text = await self.block(decision.reason, decision.text)
+                    # As a message, so that whoever takes the next turn hears it.
+                    self.hear(await self.block(decision.reason, decision.text))
                     counters = turns.Counters()
                     if self.ledger.turn_count:
-                        todo = replace(todo, ask="continue", detail=text)
+                        todo = replace(todo, ask="continue", detail="")
 
     def _heard_too_late(self) -> bool:
         """An operator said something while the agent's last turn ran: nobody's word is lost because it was quicker."""
