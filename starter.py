@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import re
+import sys
 import time
 import uuid
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -349,4 +351,6 @@ def clean(
 
 
 if __name__ == "__main__":
+    # Standard output is for the answer, which may be JSON.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     run_and_leave(app)

@@ -191,9 +191,10 @@ class Worktree:
             return unchanged and not self.clone.merge_heads()
 
     def put_back(self, head: str, *, at: str | None = None) -> None:
-        """Makes branch and files exactly `head`, a commit of the user's repository; ignored files stay.
+        """Makes branch and files exactly `head`, a commit of the user's repository; what it ignores stays.
 
-        `at`: where the branch is then, and how the files differ from that is staged; none: at `head` itself.
+        `at`: where the branch is then, and how the files differ from that is staged, and what is ignored now stays
+        as well; none: at `head` itself.
         What is there is lost: `salvage.save` comes first. A kill half-way is made good by the next call of this,
         of `commit_all` or of `start_merge`.
         """
@@ -202,8 +203,8 @@ class Worktree:
             git.update_refs(f"update {pin('reset', self.key)} {head}")
             exclude = git.git_dir / "info" / "exclude"
             exclude.write_bytes(self.clone.excludes())
-            # Now: `head` may have another .gitignore, by which it would be cleaned away, and nobody has saved it.
-            ignored = exclude_lines(self._ignored(git))
+            # A rewind's `head` may have another .gitignore, by which what nobody has saved would be cleaned away.
+            ignored = b"" if at is None else exclude_lines(self._ignored(git))
             exclude.write_bytes(self.clone.excludes() + b"\n" + ignored)
             self._reset(git, head)
             try:
