@@ -47,6 +47,7 @@ def final(kit: Kit, ending: str = "prompt.md") -> list[str]:
 
 
 @needs_sandbox
+@pytest.mark.long
 async def test_an_agent_that_tries_everything_at_once(closed: Kit) -> None:
     """What it did to its own clone is its affair: only its commits count, by the objects that they really are."""
     kit, mark = closed, uuid.uuid4().hex

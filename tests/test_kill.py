@@ -87,6 +87,7 @@ async def ended(worker: list[subprocess.Popen[bytes]]) -> AsyncIterator[None]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 async def test_the_worker_is_killed_at_random_moments(kit: Kit) -> None:
     chance = random.Random(7)
     address = kit.client.service_client.config.target_host

@@ -151,6 +151,7 @@ def test_a_terminal_and_a_page_show_the_same() -> None:
 # --- from histories --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_histories_are_read_once_and_outlive_the_server(kit: Kit) -> None:
     usage = {"cost_usd": 0.25, "input_tokens": 900, "output_tokens": 100}
     agent = kit.agent(

@@ -129,6 +129,7 @@ async def test_set_up_and_tear_down_run_in_a_sandbox_and_what_is_linked_can_be_w
     kit.assert_clean()
 
 
+@pytest.mark.long
 async def test_tasks_may_hold_some_folders_and_gates_judge_the_whole(kit: Kit) -> None:
     files = {"services/api/a": "a\n", "services/web/w": "w\n", "docs/d": "d\n"}
     commit(kit.repo, {**files, "mergewright.toml": '[worktree]\nsparse = ["services/api"]\n'})

@@ -124,6 +124,7 @@ async def until(pilot: Pilot[None], wanted: Callable[[], bool]) -> None:
     raise AssertionError("never came")
 
 
+@pytest.mark.long
 async def test_the_keys_move_a_task_on(kit: Kit) -> None:
     agent = kit.agent(planner=[{"say": "The plan"}], executor=[{"say": "NEEDS_FOLLOWUP x"}] * 2 + [WRITE])
     only = f'TaskRepository="{kit.repo}"'
