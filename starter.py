@@ -32,6 +32,7 @@ from console import (
     report_commands,
     salvage_commands,
     schedule_commands,
+    swarm_commands,
     task_commands,
     watch,
 )
@@ -179,15 +180,19 @@ def start(
 
 @app.command("follow")
 def follow_task(task_id: TaskId, address: Address = None, namespace: Namespace = None) -> None:
-    """Follow a task or a landing to its end. Example: starter.py follow task-42"""
+    """Follow a task, a landing or a swarm to its end. Example: starter.py follow task-42"""
 
-    async def go() -> TaskResult | LandResult | str:
+    async def go() -> TaskResult | LandResult | str | None:
         client = await connected(address, namespace)
+        if await swarm_commands.is_swarm(client, task_id):
+            return None
         if await queue_commands.is_landing(client, task_id):
             return await queue_commands.follow_landing(client, task_id)
         return (await follow(client, [task_id], console))[task_id]
 
-    finish(run(go()))
+    if (end := run(go())) is None:
+        swarm_commands.follow_to_end(task_id, address, namespace)
+    finish(end)
 
 
 def finish(end: TaskResult | LandResult | str | None) -> None:
@@ -243,6 +248,7 @@ def codec_server(
 
 
 task_commands.add_to(app)
+swarm_commands.add_to(app)
 app.command("drain-worker")(drain_worker)
 
 

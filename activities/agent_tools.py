@@ -12,17 +12,18 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
 from pydantic import Field, ValidationError
 from temporalio.client import RPCTimeoutOrCancelledError, WorkflowQueryFailedError, WorkflowUpdateFailedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
+from activities import cycles
 from activities.contracts import OPERATOR, OURSELVES, READING, AgentCall, Message, TaskRef, TurnInput
 from activities.home import Home
 from activities.masking import MASKS
-from activities.settings import Model, explain
+from activities.settings import CardId, Membership, Model, explain
 from activities.site import Site, read_json
 
 log = structlog.get_logger()
@@ -66,6 +67,15 @@ class Progress(Model):
 class Proposed(Model):
     title: str = Field(min_length=1, max_length=200, description="One line.")
     description: str = Field(max_length=4_000)
+    acceptance: list[Annotated[str, Field(max_length=500)]] = Field(
+        [], max_length=50, description="What can be checked when it is done."
+    )
+    files: list[Annotated[str, Field(max_length=300)]] = Field(
+        [], max_length=50, description="What it will probably change."
+    )
+    priority: int = Field(0, ge=-1000, le=1000, description="Higher is done sooner.")
+    after: list[CardId] = Field([], max_length=50, description="Ids of tasks that must be complete before.")
+    id: CardId | None = Field(None, description="One word; none: it is made from the title.")
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ class Tools:
         self._site, self._ref, self._turn = site, given.ref, given.turn
         self._task = site.client.get_workflow_handle(given.ref.task_id, run_id=run_id)
         self._senders = {message.id: message.sender for message in given.messages}
-        self._calls = self._sent = 0
+        self._calls = self._sent = self._proposed = 0
 
     def all(self) -> dict[str, Tool]:
         return {name: tool for name, tool in TOOLS.items() if tool.reading or self.role not in READING}
@@ -184,12 +194,39 @@ class Tools:
         return "shown"
 
     async def propose_task(self, given: Proposed) -> str:
+        swarm = None if self.role in READING else cycles.member(self._site.home, self._ref.key)
+        if swarm is not None and (swarm.plans or swarm.can_plan):
+            return await self._propose_to(swarm, given)
         told = await self._task.query("status", rpc_timeout=PATIENCE)
         if len(told.get("proposals", [])) >= MAX_PROPOSALS:
             raise Refused(f"{MAX_PROPOSALS} proposals of this task wait for the operator already")
         title, text = MASKS.text(given.title)[:200], MASKS.text(given.description)[:4_000]
         await self._tell("propose", title=title, text=text)
         return "kept for the operator; go on with your own task"
+
+    async def _propose_to(self, swarm: Membership, given: Proposed) -> str:
+        """As a card of the board. The same again is the same card."""
+        most = (swarm.max_new_tasks if swarm.plans else 0) or MAX_PROPOSALS
+        if self._proposed >= most:
+            raise Refused(f"no more than {most} in one turn: propose the others when you plan again")
+        told = {name: _masked(value) for name, value in given.model_dump().items()}
+        card = cycles.card_of(told, "planner" if swarm.plans else "agent")
+        handle = self._site.client.get_workflow_handle(swarm.swarm)
+        try:
+            # `Proposed` of the workflow's contracts.
+            await handle.signal("propose", {"cycle": self._ref.task_id, "card": card}, rpc_timeout=PATIENCE)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise Refused("the swarm is over: nobody takes new tasks") from None
+            raise
+        self._proposed += 1
+        return f"proposed to the board as {card.id}; go on"
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_masked(one) for one in value]
+    return MASKS.text(value) if isinstance(value, str) else value
 
 
 def _shown(message: Message) -> dict[str, str]:
@@ -224,7 +261,8 @@ TOOLS = {
         "One line that operators see while you work.", Progress, Tools.report_progress, reading=True
     ),
     "propose_task": Tool(
-        "A task that should be done but is not yours: it is kept for the operator, who may start it.",
+        "A task that should be done but is not yours: it is kept for the operator, who may start it; where you plan "
+        "for a swarm, it comes on its board.",
         Proposed,
         Tools.propose_task,
         reading=True,

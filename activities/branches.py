@@ -22,6 +22,7 @@ from activities.queue_contracts import Candidate, LandRequest, QueueEntry, Submi
 from activities.server import Server, note_server, server_of
 from activities.settings import INVALID_TASK, Model, TaskInput, explain
 from activities.site import Site, blocking, invalid, short_ref, write_model
+from activities.swarm.mirror import REFS as BOARDS
 
 
 class _Sent(Model):
@@ -134,6 +135,11 @@ def _as_task(request: LandRequest) -> TaskInput:
 
 
 def _branch(repository: Repository, name: str, target: str) -> str:
+    """Full ref; a swarm's board is one of our own refs, which is no branch."""
+    if name.startswith(BOARDS):
+        if repository.sha(name) is None:
+            invalid("branch", f"there is no {name}: it has landed, or its swarm is over")
+        return name
     try:
         branch = repository.branch(name)
     except RepositoryProblem as problem:

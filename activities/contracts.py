@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 from activities.settings import (
     AgentSpec,
     GateSpec,
+    Listed,
     Model,
     PolicyRule,
     Role,
@@ -103,6 +104,8 @@ Ask = Literal[
     "continue",  # an operator continues a blocked task
     "takeover",  # go on from where an earlier session has left it
     "compact",  # write down what the next session must know
+    "claimed",  # what came of your CLAIM
+    "unclaimed",  # you were done, and hold no task of the board
 ]
 
 
@@ -158,6 +161,18 @@ class TurnCaps(Model):
     seconds: float | None = None
 
 
+class Claimed(Model):
+    """What came of an agent's CLAIM. What it got are cards on the disk."""
+
+    got: list[str] = []
+    refused: list[str] = []
+    """`task-7: taken by worker-1.2`."""
+    left: list[Listed] = []
+    left_count: int = 0
+    over: bool = False
+    """The swarm has ended: nobody has tasks to give."""
+
+
 class TurnInput(Model):
     """One turn of one agent. The prompt's text is made in the activity, from templates and the run folder."""
 
@@ -188,6 +203,10 @@ class TurnInput(Model):
     """Tasks that were there first and change the same lines."""
     rewind: int | None = None
     """It begins with the worktree as it was after that turn."""
+    holds: list[str] = []
+    """Tasks of the swarm's board that it works on."""
+    claimed: Claimed | None = None
+    """What came of its last claim."""
 
 
 class Usage(Model):
@@ -240,7 +259,7 @@ class Escape(Model):
 
 class TurnResult(Model):
     end: TurnEnd
-    signal: Literal["complete", "needs_followup", "needs_input"] | None = None
+    signal: Literal["complete", "needs_followup", "needs_input", "claim", "nothing"] | None = None
     verdict: Literal["approved", "needs_changes"] | None = None
     reason: str = ""
     """Why it ended so, in one line: of the follow-up, of the limit, of the failure; or what the agent asks."""
@@ -266,6 +285,8 @@ class TurnResult(Model):
     """Ids of the messages that its prompt had; None: an older worker's."""
     files: list[str] = []
     """Of a planner: what its plan names in the section "Files"."""
+    claims: list[str] = []
+    """Ids that it wants to claim."""
 
 
 class Overlap(Model):
@@ -309,6 +330,10 @@ class CollectInput(Model):
     """What may change by the approved plan, patterns as in .gitignore; empty: anything."""
     plan_files: Literal["enforce", "advise"] = "enforce"
     """Whether the agent has to mend it where something else does."""
+    task_files: Literal["free", "may", "none", "only"] = "free"
+    """Whether it may change files of tasks: it is of no swarm; it may add some; it may not; it does nothing else."""
+    max_new_tasks: int = 0
+    """Of a planner; 0: any number."""
 
 
 class Collected(Model):
@@ -332,6 +357,8 @@ class Collected(Model):
     """Red, with the table of all findings as its log, where the agent must mend something."""
     unplanned: list[str] = []
     """At most 50 of the files that differ and that the plan does not name."""
+    only_tasks: bool = False
+    """Files of tasks are all that differs (FEATURES A8)."""
 
 
 class GateResult(Model):
@@ -377,6 +404,12 @@ class SettleInput(Model):
     """Candidates that the task submitted: what the repository pinned for them is let go."""
     cut_off: str = ""
     """Folder of a turn that was ended by cancelling or abandoning the task, `003-executor`."""
+    swarm: str = ""
+    swarm_key: str = ""
+    claims: list[str] = []
+    """Tasks of the swarm's board that are done, where the work is on the target."""
+    sha: str = ""
+    """The commit that brought it there."""
 
 
 class Settled(Model):

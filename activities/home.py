@@ -7,7 +7,10 @@ runs/<key>/                 a task's bulk: ref.json (whose it is), server.json (
                             box/: home and temporary files of its set-up, agents and gates
 repositories/<id>/          per repository: repository.json (which one), landing.lock, landing.json, slots/,
                             candidates/ of its merge queues, gates/ (logs of the queues' runs), results/ (gates that
-                            have passed, by tree), setups/ (what set-up commands have made, by what they depend on)
+                            have passed, by tree), setups/ (what set-up commands have made, by what they depend on),
+                            board/ (which swarm has which task of a file, and which tasks are done)
+swarms/<key>/               of one run of a swarm: swarm.json (whose it is), server.json, cards.jsonl (its tasks),
+                            told.json (which files it said that it did not take in), board.json (what it left open)
 notices/                    what was told to operators that is of no single task; of a task: runs/<key>/notices/
 ports.json                  who holds which block of ports
 past/                       what ended tasks were, by server and run id: for reports, after the server has forgotten
@@ -95,6 +98,14 @@ class Home:
 
     def setups(self, common_dir: Path) -> Path:
         return self.repository(common_dir) / "setups"
+
+    def swarm(self, key: str) -> Path:
+        """Of one run of a swarm."""
+        return self.root / "swarms" / key
+
+    def board(self, common_dir: Path) -> Path:
+        """What all swarms of a repository know of its tasks, by card."""
+        return self.repository(common_dir) / "board"
 
     @property
     def past(self) -> Path:

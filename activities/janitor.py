@@ -34,6 +34,7 @@ from activities.leftovers import Leftover, delete_unused, leftovers, stale_locks
 from activities.runs import Ask, Run, State, as_repository, asking, known_repositories, known_runs
 from activities.settle import settle
 from activities.site import Site, blocking, note_repository, write_model
+from activities.swarm.clean import clean_swarms
 
 log = structlog.get_logger()
 
@@ -106,6 +107,7 @@ class Janitor:
         await self._leftovers(found)
         await self._salvages()
         over = await self._runs_that_are_over()
+        await clean_swarms(self)
         await blocking(self._repositories)
         await self._by_size(over)
         await blocking(self._ports)
@@ -246,7 +248,7 @@ class Janitor:
         for why, count in others.items():
             self.leave(f"{count} run folders in {self.home.root / 'runs'}", why)
         for folder in (self.home.root / "runs").glob("*"):
-            if folder.name not in self.runs and self._old_file(folder, 1 / 24):
+            if folder.name not in self.runs and self.old_file(folder, 1 / 24):
                 self.leave(str(folder), "it does not say whose it is: look into it, and remove it by hand")
         return sorted(over, key=lambda one: one[0], reverse=True)
 
@@ -343,12 +345,12 @@ class Janitor:
 
     def _records(self, folder: Path, days: float, what: str) -> None:
         """They only save time, or were for those who looked: so the times of the files will do."""
-        old = [one for one in folder.glob("*") if self._old_file(one, days)]
+        old = [one for one in folder.glob("*") if self.old_file(one, days)]
         if old:
             why = f"older than {days:g} days"
             self.remove(what, f"{len(old)} in {folder}", why, partial(_delete, old), sum(map(used, old)))
 
-    def _old_file(self, file: Path, days: float) -> bool:
+    def old_file(self, file: Path, days: float) -> bool:
         try:
             return self._unused(file.stat().st_mtime, days)
         except OSError:

@@ -7,8 +7,9 @@ import os
 import shlex
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -44,6 +45,7 @@ from activities.settings import (
 from activities.settle import settle
 from activities.setup import check_sparse, set_up_worktree, worktree_settings
 from activities.site import Site, blocking, invalid, read_json, task_branch, write_atomically
+from activities.swarm import prompt_files
 from activities.templates import from_template
 
 REPOSITORY_QUOTA = "repository/"
@@ -142,10 +144,7 @@ class PrepareActivities:
             raise
 
     def _config(self) -> Config:
-        try:
-            return load(self.site.home.root)
-        except BadConfig as problem:
-            raise ApplicationError(str(problem), type=INVALID_TASK, non_retryable=True) from None
+        return configured(self.site)
 
     def _prepare(self, given: PrepareInput, server: Server) -> tuple[Prepared, Worktree]:
         task = TaskInput.model_validate(given.task)
@@ -208,12 +207,7 @@ class PrepareActivities:
         config = self._config()
         for field, agent in agents_of(settings).items():
             check_agent(field, agent, config)
-            for path in agent.prompts:
-                if repository.read_file(base, path) is None:
-                    invalid(f"{field}.prompts", f"{path} is not in the target branch: commit it, or correct the path")
-
-        def named(agent: AgentSpec) -> AgentSpec:
-            return agent.model_copy(update={"account": account_of(runtime(agent.runtime), agent) or None})
+            check_prompts(f"{field}.prompts", agent.prompts, repository, base)
 
         return settings.model_copy(
             update={
@@ -235,6 +229,14 @@ class PrepareActivities:
                 earlier = TaskRef.model_validate(known) if known else ref.model_copy(update={"key": key})
                 with suppress(RepositoryProblem):  # that is gone: the janitor tells of the worktree
                     settle(self.site.home, earlier, "replaced by a new run", None)
+
+
+def configured(site: Site) -> Config:
+    """Raises InvalidTask."""
+    try:
+        return load(site.home.root)
+    except BadConfig as problem:
+        raise ApplicationError(str(problem), type=INVALID_TASK, non_retryable=True) from None
 
 
 def target_and_settings(repository: Repository, task: TaskInput) -> tuple[str, str, TaskSettings]:
@@ -303,6 +305,17 @@ def check_agent(field: str, agent: AgentSpec, config: Config) -> None:
     MASKS.learn(environment)
     if problem := found.problem(agent, environment):
         invalid(field, problem)
+
+
+def check_prompts(field: str, prompts: Sequence[str], repository: Repository, base: str) -> None:
+    for path in prompts:
+        if not prompt_files.exists(partial(repository.read_file, base), path):
+            invalid(field, prompt_files.missing(path))
+
+
+def named(agent: AgentSpec) -> AgentSpec:
+    """With the whole name of its account; of a runtime that is known."""
+    return agent.model_copy(update={"account": account_of(runtime(agent.runtime), agent) or None})
 
 
 def check_gate(field: str, gate: GateSpec) -> None:

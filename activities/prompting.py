@@ -9,6 +9,7 @@ from typing import Any
 from temporalio.exceptions import ApplicationError
 
 from activities.contracts import TurnInput
+from activities.cycles import prompt_values
 from activities.git.worktree import Worktree
 from activities.home import Home
 from activities.masking import MASKS
@@ -18,6 +19,7 @@ from activities.preflight import rules_on, ruling
 from activities.prompts import render
 from activities.settings import Strategy
 from activities.site import read_json, short_ref
+from activities.swarm import prompt_files
 
 EVIDENCE_BYTES = 3_000
 """Of a gate's log, its end (FEATURES A11); the file is named beside it."""
@@ -74,8 +76,10 @@ def compose(
         "mcp": mcp,
         "commits": commits,
         "overlaps": given.overlaps,
-        "prompts": _extra(given, worktree),
+        "prompts": _extra(given, worktree, task),
         **_diff(home, given, worktree),
+        "claimed": given.claimed,
+        **prompt_values(home, given.ref.key, given.holds, given.claimed.got if given.claimed else []),
     }
     asked = render(f"ask/{given.ask}", **values)
     if interrupted:
@@ -96,11 +100,14 @@ def _evidence(path: Path, limit: int) -> _Evidence:
     return _Evidence(str(path), content[-limit:].decode("utf-8", "replace").strip(), len(content) > limit)
 
 
-def _extra(given: TurnInput, worktree: Worktree) -> list[str]:
-    """The agent's own prompt files, as they are on the target now."""
+def _extra(given: TurnInput, worktree: Worktree, task: dict[str, Any]) -> list[str]:
+    """The agent's own prompt files, as they are on the target now, and those of ours that it names."""
+    if not given.agent.prompts:
+        return []
     repository = worktree.repository
-    found = (repository.read_file(repository.tip(given.ref.target), path) for path in given.agent.prompts)
-    return [content.decode("utf-8", "replace") for content in found if content is not None]
+    tip = repository.tip(given.ref.target)
+    values = prompt_files.values_of(task, given.ref.task_id)
+    return prompt_files.told(lambda path: repository.read_file(tip, path), given.agent.prompts, values)
 
 
 def _policy(given: TurnInput, worktree: Worktree, strategy: Strategy) -> list[str]:

@@ -402,6 +402,45 @@ class Continues(Model):
     """For the agent."""
 
 
+CardId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""Of a task of a swarm's board: one word, for CLAIM(id, …), file names and signals."""
+
+
+class Listed(Model):
+    """A task of a board, as an agent is shown it."""
+
+    id: str
+    title: str
+    priority: int = 0
+    files: list[str] = []
+
+
+class Membership(Model):
+    """The task is a worker's cycle: what it does is on the board of a swarm. Filled in by the swarm's workflow."""
+
+    swarm: str
+    """Workflow id."""
+    key: str
+    """Folder of the swarm's run, under `swarms/` in the data folder: the cards are there."""
+    worker: str
+    """The member's name, `worker-1.2`."""
+    cycle: int
+    plans: bool = False
+    """A planner's cycle: it makes tasks of the spec, and nothing else."""
+    can_plan: bool = False
+    """It may add tasks to the board besides."""
+    claims: list[CardId] = []
+    """What it begins with."""
+    may_claim: bool = False
+    """Its agent may CLAIM what else it wants."""
+    open: list[Listed] = Field([], max_length=50)
+    """What could be claimed when it began, the best first."""
+    counts: dict[str, int] = {}
+    """Of the board, by place."""
+    spec: str = ""
+    max_new_tasks: int = 0
+
+
 class TaskInput(TaskSettings):
     """Input of `TaskWorkflow`: one JSON object, only `repo` and `title` are required."""
 
@@ -414,6 +453,8 @@ class TaskInput(TaskSettings):
     """What its worktree holds, instead of what `[worktree]` says; []: everything."""
     continues: Continues | None = None
     """Its saved work is what the task begins with: `starter.py continue` fills it in."""
+    swarm: Membership | None = None
+    """Of whose board it works on tasks."""
 
     @field_validator("title")
     @classmethod

@@ -28,6 +28,7 @@ from activities.agents import runtime, signals
 from activities.agents.base import Reader, Report, Runtime, Turn, with_estimate
 from activities.config import BadConfig, Config, agent_environment, load
 from activities.contracts import Escape, TurnCaps, TurnInput, TurnResult, Usage
+from activities.cycles import member, place_of
 from activities.drive import Caps, drive
 from activities.git import guard, turns
 from activities.git.clone import WorktreeBroken
@@ -379,8 +380,9 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         signal = signals.planner_signal(report.text)
         reason = signal[1] if signal else reason
     if worker and report.end == "done":
-        signal = signals.executor_signal(report.text)
-        reason = signal[1] if signal else signals.executor_problem(report.text) or reason
+        place = place_of(member(home, given.ref.key), given.holds)
+        signal = signals.executor_signal(report.text, place)
+        reason = signal[1] if signal else signals.executor_problem(report.text, place) or reason
     judged = given.role == "reviewer" and report.end == "done"
     said = report.text.strip()
     return TurnResult(
@@ -398,6 +400,7 @@ def _finish(home: Home, given: TurnInput, started: _Started, report: Report) -> 
         escape=Escape.model_validate(escape) if escape else None,
         notes=[tail(MASKS.text(line), 300) for line in notes],
         files=planned(report.text) if plan else [],
+        claims=signals.claimed(report.text) if signal and signal[0] == "claim" else [],
         told=[message.id for message in given.messages],
     )
 

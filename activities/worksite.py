@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import structlog
 from temporalio import activity
 
+from activities import cycles
 from activities.contracts import Collected, CollectInput, Settled, SettleInput, UpdateBranchInput, UpdatedBranch, Usage
 from activities.git.history import subjects
 from activities.git.merging import unresolved
@@ -52,6 +54,8 @@ class WorksiteActivities:
         beyond = unplanned(given.planned, files)
         if not undecided and given.plan_files == "enforce":
             found += findings(rules, beyond)
+        if not undecided:
+            found += cycles.findings(given, files, partial(repository.read_file, head), rules.target)
         log = self.site.home.run(given.ref.key) / "policy" / f"{head[:12]}.md"
         return Collected(
             head=head,
@@ -65,6 +69,7 @@ class WorksiteActivities:
             findings=found[:MOST_SHOWN],
             preflight=as_gate(found, log, time.monotonic() - started),
             unplanned=beyond[:50],
+            only_tasks=cycles.only_tasks(files),
         )
 
     @activity.defn
@@ -96,6 +101,8 @@ class WorksiteActivities:
     @activity.defn
     async def settle(self, given: SettleInput) -> Settled:
         """Save what did not land, remove the worktree. A second run finds what the first one saved."""
+        if given.claims:
+            await blocking(cycles.done, self.site.home, given)
         settled = await blocking(settle, self.site.home, given.ref, given.outcome, given.landed_head, given.ops)
         if given.cut_off:
             told = read_json(self.site.home.run(given.ref.key) / "turns" / given.cut_off / "usage.json")

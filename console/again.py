@@ -20,8 +20,12 @@ async def continue_ended(client: Client, task: str, text: str) -> str:
     if found.status is WorkflowExecutionStatus.RUNNING:
         raise CannotServe(f"{task} has begun to run just now: starter.py status {task}")
     how = await _end(client, task, found.run_id, found.status)
-    first = found.raw_description.workflow_execution_info.first_run_id or found.run_id
     given = await _input(client, task, found.run_id)
+    if swarm := (given.get("swarm") or {}).get("swarm"):
+        raise CannotServe(
+            f"{task} was a worker's of the swarm {swarm}, which gives its tasks to others: see starter.py tasks"
+        )
+    first = found.raw_description.workflow_execution_info.first_run_id or found.run_id
     try:
         await client.start_workflow(
             "TaskWorkflow",

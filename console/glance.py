@@ -204,7 +204,8 @@ def status(
     async def one() -> tuple[Any, str]:
         """All of it; and its story, as the web UI has it."""
         handle = (await connected(address, namespace)).get_workflow_handle(task_id or "")
-        told = await handle.query("status")
+        swarm = (await handle.describe()).workflow_type == "SwarmWorkflow"
+        told = await handle.query("swarm" if swarm else "status")
         metadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
         return told, metadata.current_details
 

@@ -41,7 +41,7 @@ def task_input(file: Path | None, flags: dict[str, Any]) -> TaskInput:
         if isinstance(value, dict) and isinstance(there := given.get(name), dict):
             value = {**there, **value}
         given[name] = value
-    given["repo"] = str(Path(given.get("repo") or _here()).resolve())
+    given["repo"] = str(Path(given.get("repo") or here()).resolve())
     try:
         return TaskInput.model_validate(given)
     except ValidationError as error:
@@ -71,6 +71,6 @@ def gate(text: str) -> dict[str, str]:
     return {"name": re.sub(r"[^A-Za-z0-9._-]", "", Path(program).name) or "gate", "command": text}
 
 
-def _here() -> str:
+def here() -> str:
     found = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or "."

@@ -1,4 +1,5 @@
-"""All tasks, merge queues and quotas at one moment: one list query, and a query of each queue and quota; of no task."""
+"""All tasks, swarms, merge queues and quotas at one moment: one list query, and a query of each swarm, queue and quota;
+of no task."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ from console.quotas import quota_table, says
 from service.codec import Undecodable
 from workflows.contracts import QueueStatus, QuotaState
 from workflows.policy.quota import slots
+from workflows.swarm_contracts import SwarmStatus
 
 ANSWER = timedelta(seconds=2)
 """A queue or quota whose worker is away does not answer at all; what it said last is shown on."""
 TYPES: dict[str, tuple[str, type[Any]]] = {
     "MergeQueueWorkflow": ("queue", QueueStatus),
     "QuotaWorkflow": ("quota", QuotaState),
+    "SwarmWorkflow": ("swarm", SwarmStatus),
 }
 T = TypeVar("T")
 
@@ -36,6 +39,7 @@ class Overview:
     """Those that need a person first, then the newest."""
     queues: list[QueueStatus] = field(default_factory=list)
     quotas: list[QuotaState] = field(default_factory=list)
+    swarms: list[SwarmStatus] = field(default_factory=list)
 
     def of(self, words: str) -> list[Seen]:
         """Tasks in which each of the words occurs: in the id, title, repository, stage, agent or a label."""
@@ -85,6 +89,7 @@ class Lookout:
             tasks=sorted(tasks, key=lambda task: (not task.needs_a_person, not task.running, -task.started)),
             queues=sorted(_those(answers, QueueStatus), key=lambda queue: (queue.repo, queue.target)),
             quotas=sorted(_those(answers, QuotaState), key=lambda quota: quota.name),
+            swarms=sorted(_those(answers, SwarmStatus), key=lambda swarm: swarm.swarm_id),
         )
 
     async def _ask(self, execution: WorkflowExecution) -> Any:
@@ -115,6 +120,21 @@ def queue_line(queue: QueueStatus) -> str:
     return printable(", ".join(filter(None, parts)))
 
 
+def swarm_line(swarm: SwarmStatus) -> str:
+    """`swarm-app-1a2b3c: running, 5 of 8 work, 3 of 12 complete, 1 blocked, $1.20`."""
+    at_work = sum(member.state == "working" for member in swarm.members)
+    board = f"{swarm.counts.get('complete', 0)} of {sum(swarm.counts.values())} complete"
+    parts = [
+        f"{swarm.swarm_id}: {swarm.stage}",
+        f"{at_work} of {len(swarm.members)} work",
+        board,
+        f"{swarm.counts.get('blocked', 0)} blocked",
+        f"${swarm.cost_usd:.2f}",
+        f"waits for {swarm.waiting_for}" if swarm.waiting_for else "",
+    ]
+    return printable(", ".join(filter(None, parts)))
+
+
 def quota_line(quota: QuotaState, now: float) -> str:
     """`anthropic/default: 3/8 turns, 2 wait, open`."""
     turns = f"{len(quota.leases)}/{slots(quota) or '∞'} turns, {len(quota.waiting)} wait"
@@ -128,8 +148,9 @@ def task_line(task: Seen) -> str:
 
 
 def others(overview: Overview) -> RenderableType:
-    """The queues and quotas."""
-    shown: list[RenderableType] = [Text(f"queue {queue_line(queue)}", no_wrap=True) for queue in overview.queues]
+    """The swarms, queues and quotas."""
+    shown: list[RenderableType] = [Text(f"swarm {swarm_line(swarm)}", no_wrap=True) for swarm in overview.swarms]
+    shown += [Text(f"queue {queue_line(queue)}", no_wrap=True) for queue in overview.queues]
     if overview.quotas:
         shown.append(quota_table(overview.quotas, overview.at))
     return Group(*shown)
@@ -144,6 +165,7 @@ class Changes:
     def lines(self, overview: Overview, words: str) -> Iterator[str]:
         now = {f"task {task.task_id}": task_line(task) for task in overview.of(words)}
         now |= {f"queue {queue.repo} {queue.target}": f"queue {queue_line(queue)}" for queue in overview.queues}
+        now |= {f"swarm {swarm.swarm_id}": f"swarm {swarm_line(swarm)}" for swarm in overview.swarms}
         now |= {f"quota {quota.name}": f"quota {quota_line(quota, overview.at)}" for quota in overview.quotas}
         for name, line in now.items():
             if self.told.get(name) != line:

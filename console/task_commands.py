@@ -85,7 +85,7 @@ def _plain(verb: Verb, command: str, help_text: str) -> None:
     app.command(command, help=f"{help_text} {example}")(plain)
 
 
-_plain("pause", "pause", "Stop before the next turn or stage.")
+_plain("pause", "pause", "Stop before the next turn or stage; a swarm: with all that runs in it.")
 _plain("resume", "resume", "Go on after a pause.")
 _plain("cancel", "cancel", "End the task as cancelled; what did not land is saved.")
 _plain("abandon", "abandon", "End the task as abandoned; what did not land is saved.")

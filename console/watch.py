@@ -1,5 +1,5 @@
-"""`starter.py watch`: all tasks, queues and quotas, live. On a terminal with keys to move them on; else a line for each
-change."""
+"""`starter.py watch`: all tasks, swarms, queues and quotas, live. On a terminal with keys to move them on; else a line
+for each change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def watch(
     address: Address = None,
     namespace: Namespace = None,
 ) -> None:
-    """All tasks, queues and quotas, live, with keys to move them on. Example: starter.py watch --filter blocked"""
+    """All tasks, swarms, queues and quotas, with keys to move them on. Example: starter.py watch --filter blocked"""
 
     async def go() -> None:
         lookout = Lookout(await connected(address, namespace), query)

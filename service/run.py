@@ -27,6 +27,7 @@ from activities.notify import NotifyActivities
 from activities.prepare import PrepareActivities
 from activities.process import base_environment, sandbox_problem
 from activities.site import Site
+from activities.swarm.swarm import SwarmActivities
 from activities.turn import TurnActivities
 from activities.worksite import WorksiteActivities
 from service.attributes import ensure_attributes
@@ -41,13 +42,15 @@ from workflows.janitor import JanitorWorkflow
 from workflows.land import LandWorkflow
 from workflows.merge_queue import MergeQueueWorkflow
 from workflows.quota import QuotaWorkflow
+from workflows.swarm import SwarmWorkflow
 from workflows.task import TaskWorkflow
 from workflows.unknown import UnknownWorkflow
 
 log = structlog.get_logger()
 
 WORKFLOWS: list[type] = [
-    TaskWorkflow, LandWorkflow, MergeQueueWorkflow, QuotaWorkflow, JanitorWorkflow, DigestWorkflow, UnknownWorkflow
+    TaskWorkflow, SwarmWorkflow, LandWorkflow, MergeQueueWorkflow, QuotaWorkflow, JanitorWorkflow, DigestWorkflow,
+    UnknownWorkflow,
 ]  # fmt: skip
 BUILD_ID = "mergewright-0.1.0"
 GRACE = timedelta(seconds=1)
@@ -79,7 +82,7 @@ def workflow_runner() -> SandboxedWorkflowRunner:
 def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[Interceptor]) -> list[Worker]:
     """`agents` turns and `gate_slots` gate runs at once on this host."""
     prepare, turn, worksite = PrepareActivities(site), TurnActivities(site), WorksiteActivities(site)
-    gates, merging = GateActivities(site), MergeActivities(site)
+    gates, merging, swarm = GateActivities(site), MergeActivities(site), SwarmActivities(site)
     shared: dict[str, Any] = {
         "interceptors": interceptors,
         # Else the SDK hashes the code of every module that is loaded, which takes it a second and a half.
@@ -94,7 +97,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             site.client,
             task_queue=queue,
             workflows=WORKFLOWS,
-            activities=[prepare.prepare, prepare.open_quota, BranchActivities(site).submit_branch],
+            activities=[prepare.prepare, prepare.open_quota, BranchActivities(site).submit_branch, swarm.open_swarm],
             workflow_runner=workflow_runner(),
             sticky_queue_schedule_to_start_timeout=STICKY,
             max_concurrent_activities=GIT_AT_ONCE,
@@ -106,6 +109,7 @@ def make_workers(site: Site, agents: int, gate_slots: int, interceptors: list[In
             activities=[
                 prepare.check_agent, worksite.collect, worksite.update_branch, worksite.settle,
                 merging.submit, merging.build, merging.land, merging.follow, merging.eject,
+                swarm.take_in, swarm.look, swarm.mirror, swarm.finish,
                 JanitorActivities(site).clean_up, NotifyActivities(site).notify, DigestActivities(site).digest,
             ],
             max_concurrent_activities=GIT_AT_ONCE,

@@ -35,6 +35,10 @@ from activities.runs import asking, known_runs
 from activities.server import Server, note_server, server_of
 from activities.settle import settle
 from activities.site import Site, note_repository, task_branch
+from activities.swarm.cards import Cards
+from activities.swarm.contracts import Card, SwarmRef
+from activities.swarm.known import Note, note
+from activities.swarm.ledger import Ledger
 from console.clean import clean
 from console.doctor import cleaned_up
 from service.schedule import ensure_schedule, schedule_id
@@ -43,6 +47,7 @@ from tests.git.repos import git
 from tests.kit import Kit
 from tests.test_starter import starter
 from workflows.task import TaskWorkflow
+from workflows.unknown import UnknownWorkflow
 
 MAIN = "refs/heads/main"
 
@@ -199,6 +204,38 @@ async def test_a_settle_that_was_killed_half_way_is_finished(kit: Kit) -> None:
     assert {one.what for one in done.removed} == {"worktree", "half a worktree"}
     assert [path.name for path in worktree.parent.iterdir()] == []
     assert [ref.split("/")[2] for ref in kit.refs()] == ["salvage"]
+
+
+async def swarm(kit: Kit, name: str) -> SwarmRef:
+    """One that runs as far as the server knows, with a card of a file."""
+    swarm_id = f"{name}-{kit.task_queue}"
+    handle = await kit.client.start_workflow(
+        UnknownWorkflow.__name__, id=swarm_id, task_queue=f"nobody-{kit.task_queue}"
+    )
+    key = task_key(swarm_id, str(handle.first_execution_run_id))
+    ref = SwarmRef(swarm_id=swarm_id, key=key, repo=str(kit.repo), target=MAIN)
+    note(kit.home, Note(ref=ref, started=0, base=""), await server_of(kit.client))
+    cards = [Card(id=name, title="t")]
+    Cards(kit.home.swarm(key)).add(cards)
+    Ledger(kit.home, kit.repo / ".git").take(swarm_id, key, cards, (), ())
+    git(kit.repo, "update-ref", f"refs/mergewright/board/{key}/1", "main")
+    return ref
+
+
+async def test_a_swarm_goes_when_it_has_been_over_for_long_and_one_that_runs_stays(kit: Kit) -> None:
+    (kit.home.repository(kit.repo / ".git")).mkdir(parents=True)
+    note_repository(kit.home, kit.repo / ".git")
+    over, running = await swarm(kit, "over"), await swarm(kit, "running")
+    (kit.home.root / "swarms" / "by-hand").mkdir()
+    await kit.client.get_workflow_handle(over.swarm_id).terminate()
+    assert (await cleaned(kit)).removed == []
+    assert (await cleaned(kit, 29)).removed == []
+    done = await cleaned(kit, 31)
+    assert [(one.what, over.key in one.name) for one in done.removed] == [("swarm", True)]
+    assert left(done).keys() == {"by-hand"}
+    assert sorted(path.name for path in (kit.home.root / "swarms").iterdir()) == ["by-hand", running.key]
+    assert kit.refs() == [f"refs/mergewright/board/{running.key}/1"]
+    assert [entry.id for entry in Ledger(kit.home, kit.repo / ".git").entries()] == ["running"]
 
 
 async def test_locks_that_a_killed_git_has_left(kit: Kit) -> None:

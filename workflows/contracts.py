@@ -236,6 +236,11 @@ class TaskStatus(Model):
     """At most 20 that the policy of the target has of the work: the agent mends them, or an operator is asked."""
     problems: list[str] = []
     """Signals that were ignored, and why."""
+    swarm: str = ""
+    """Whose worker it is: workflow id."""
+    worker: str = ""
+    holds: list[str] = []
+    """Tasks of the swarm's board that it works on."""
     outcome: Outcome | None = None
     sha: str | None = None
     reason: str = ""

@@ -13,7 +13,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.contracts import OPERATOR, Ask, Collected, Prepared
+    from activities.contracts import OPERATOR, Ask, Claimed, Collected, Prepared
     from activities.settings import INVALID_TASK, NO_ROOM, SETUP_FAILED, AgentSpec, Role, TaskInput
     from workflows import glance, options
     from workflows.contracts import (
@@ -120,6 +120,10 @@ class TaskSteps(Notices):
         self.answers: dict[str, MergeAnswer] = {}
         self.landed: MergeAnswer | None = None
         self.result: TaskResult | None = None
+        self.holds: list[str] = []
+        """Tasks of its swarm's board."""
+        self.claimed: Claimed | None = None
+        """What came of the last claim."""
         self.board = glance.Board(self._seen)
 
     @property
@@ -441,6 +445,7 @@ class TaskSteps(Notices):
 
     def current_status(self) -> TaskStatus:
         seconds = self.result.seconds if self.result else self.ledger.seconds(workflow.time())
+        swarm = self.task.swarm if self.task else None
         return TaskStatus(
             task_id=workflow.info().workflow_id,
             title=self.title,
@@ -483,6 +488,9 @@ class TaskSteps(Notices):
             gates=self.gate_lines,
             findings=self.found.findings if self.found and not self.result else [],
             problems=self.problems,
+            swarm=swarm.swarm if swarm else "",
+            worker=swarm.worker if swarm else "",
+            holds=self.holds,
             outcome=self.result.outcome if self.result else None,
             sha=self.landed.sha if self.landed else None,
             reason=self.result.reason if self.result else "",

@@ -29,6 +29,9 @@ def task_story(status: TaskStatus, turns: Sequence[TurnRecord]) -> str:
         lines += ["", f"Blocked: **{status.blocked.reason}**", "", *_quoted(status.blocked.text)]
     elif status.reason:
         lines += ["", *_quoted(status.reason)]
+    if status.swarm:
+        holds = _plain(", ".join(status.holds)) or "nothing"
+        lines += ["", f"{_plain(status.worker)} of the swarm {_plain(status.swarm)}, holds {holds}"]
     if status.waiting_for:
         lines += ["", f"Waits for {_plain(status.waiting_for)}"]
     if status.next_command:

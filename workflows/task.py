@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from temporalio import workflow
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.contracts import (
@@ -36,7 +37,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.settings import AgentSpec, TaskInput
     from activities.worksite import WorksiteActivities
     from workflows import options
-    from workflows.approvals import Approvals
+    from workflows.claims import Claims
     from workflows.contracts import BlockedReason, MergeAnswer, Outcome, Priority, QueueNote, Stage, TaskResult
     from workflows.policy import gate_faults, turns
     from workflows.policy.answers import explain_answer, refused
@@ -47,16 +48,17 @@ RESUBMIT_AFTER = timedelta(minutes=10)
 """A task that has heard nothing from the merge queue asks again; the queue answers twice rather than never."""
 
 
-COLD_ASKS = ("resume", "nudge", "followup", "continue", "takeover", "answer", "heard")
+COLD_ASKS = ("resume", "nudge", "followup", "continue", "takeover", "answer", "heard", "claimed", "unclaimed")
 """What makes no sense to a session that knows nothing of the one before."""
 
 
 @workflow.defn
-class TaskWorkflow(Approvals, Switching):
+class TaskWorkflow(Claims, Switching):
     @workflow.run
     async def run(self, task: TaskInput) -> TaskResult:
         self.task, self.title = task, task.title
         self.ledger.started = workflow.time()
+        self.joins(task.swarm)
         self.board.open()
         try:
             await self._prepare(task)
@@ -79,6 +81,9 @@ class TaskWorkflow(Approvals, Switching):
             end = ended
         except asyncio.CancelledError:
             end = End("cancelled", "cancelled by an operator")
+        except ApplicationError as error:  # bad input: what there is to settle is settled by the next who comes by
+            await self.cycle_ends(self.make_result("failed", error.message, None))
+            raise
         return await self._settle(end)
 
     # --- stages ------------------------------------------------------------------------------------
@@ -183,6 +188,12 @@ class TaskWorkflow(Approvals, Switching):
                 case turns.Question():
                     await self.wait_for_answer()
                     todo = replace(todo, ask="answer", detail="", evidence=[])
+                case turns.Claim():
+                    if await self.claim(result.claims):
+                        counters = replace(counters, claims=0)
+                    todo = replace(todo, ask="claimed", detail="", evidence=[])
+                case turns.Nothing():
+                    raise End("no-changes", f"nothing to claim: {result.reason}".removesuffix(": "))
                 case turns.Block():
                     self.question = self.asked = ""  # what lets the task go on answers it
                     self.fail_without_login(decision, todo)
@@ -218,9 +229,12 @@ class TaskWorkflow(Approvals, Switching):
             strategy=ready.settings.delivery.strategy,
             planned=[*self.planned, *self.allowed_files] if self.planned else [],
             plan_files=ready.settings.plan_files,
+            **self.bounds(),
         )
         found = await self.git(WorksiteActivities.collect, given, "commit and look at the work")
         self.found = found
+        if todo := await self.nothing_claimed(found):
+            return todo
         if not found.changed:
             raise End("no-changes", "the agent said it was done and changed nothing")
         if found.unresolved:
@@ -231,7 +245,7 @@ class TaskWorkflow(Approvals, Switching):
             self.red_gates = [found.preflight.log]
             return await self._mend([found.preflight])
         self.red_gates = []
-        if not ready.settings.gates:
+        if not ready.settings.gates or self.lands_tasks():
             self.last_fault = ""
             return None
         self.gate_runs += 1
@@ -284,7 +298,7 @@ class TaskWorkflow(Approvals, Switching):
         """A chain of reviewers: the first that gives a verdict on this very commit decides."""
         ready, found = self.ready, self.found
         assert found is not None
-        if not ready.settings.reviewers or self.approved_head == found.head:
+        if not ready.settings.reviewers or self.approved_head == found.head or self.lands_tasks():
             return None
         self.enter(Stage.REVIEW)
         result, reviewer = await self._verdict(found.head)
@@ -410,6 +424,7 @@ class TaskWorkflow(Approvals, Switching):
     async def _merge(self, found: Collected) -> MergeAnswer:
         ready, settings = self.ready, self.ready.settings
         self.enter(Stage.QUEUE, "its turn in the merge queue")
+        gates = [] if self.lands_tasks() else settings.gates
         submission = SubmitInput(
             ref=ready.ref,
             head=found.head,
@@ -417,11 +432,11 @@ class TaskWorkflow(Approvals, Switching):
             title=self.title,
             agent=self.agent("executor").label(),
             reviewers=self.approved_by if self.approved_head == found.head else [],
-            gates=settings.gates,
+            gates=gates,
             host=ready.host,
             date=int(workflow.time()),
             submission=f"{workflow.info().run_id}/{workflow.time():.3f}",
-            checked_on=found.base if settings.gates else "",
+            checked_on=found.base if gates else "",
             overlaps=len(found.overlaps),
             after=settings.delivery.after,
         )
@@ -507,6 +522,7 @@ class TaskWorkflow(Approvals, Switching):
             turn = self.cut_off
             folder = f"{turn.turn:03d}-{turn.role}" if turn else ""
             given = SettleInput(ref=self.prepared.ref, outcome=outcome, landed_head=head, ops=self.ops, cut_off=folder)
+            given = given.model_copy(update=self.done_cards())
             summary = "save what did not land, remove the worktree"
             try:
                 settled, _ = await self.whole(WorksiteActivities.settle, given, summary)
@@ -521,6 +537,7 @@ class TaskWorkflow(Approvals, Switching):
         self.result = self.make_result(outcome, reason, salvage_ref)
         self.enter(Stage.ENDED)
         self.board.show()
+        await self.cycle_ends(self.result)
         await self.notices_sent()
         if outcome == "failed":
             raise failure(self.result)

@@ -64,6 +64,8 @@ _DOES: dict[Ask, str] = {
     "heard": "hears what was said meanwhile",
     "takeover": "takes over",
     "compact": "summarises the session",
+    "claimed": "goes on with what it has claimed",
+    "unclaimed": "is to claim a task first",
 }
 
 
@@ -206,6 +208,8 @@ class TurnTaking(TaskSteps):
             red_gates=self.red_gates,
             summary="" if session else self.summary,
             rewind=self.rewind_to if todo.role in REWINDING else None,
+            holds=self.holds,
+            claimed=self.claimed if todo.ask == "claimed" else None,
             overlaps=[] if only_reads or not self.found else [each for each in self.found.overlaps if each.earlier],
         )
 

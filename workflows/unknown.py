@@ -9,7 +9,7 @@ from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 
-KNOWN = ("TaskWorkflow", "LandWorkflow", "MergeQueueWorkflow", "QuotaWorkflow")
+KNOWN = ("TaskWorkflow", "LandWorkflow", "SwarmWorkflow", "MergeQueueWorkflow", "QuotaWorkflow")
 
 
 @workflow.defn(dynamic=True)
@@ -19,7 +19,7 @@ class UnknownWorkflow:
         name = workflow.info().workflow_type
         raise ApplicationError(
             f"--type: there is no workflow {name!r}; tasks are started with --type {KNOWN[0]}, "
-            f"branches are landed with --type {KNOWN[1]}",
+            f"branches are landed with --type {KNOWN[1]}, swarms started with --type {KNOWN[2]}",
             type="InvalidTask",
             non_retryable=True,
         )

@@ -7,6 +7,9 @@ Rules:
   instructions and the files they judge. A fence that is never closed goes on to the end, as in Markdown.
 * The last of several executor signals counts: an agent may think better of it.
 * A question, `NEEDS_INPUT <question>`, is a signal of every agent but a reviewer.
+* `CLAIM(id, …)` is a signal of those who may claim tasks of a board, `NOTHING_TO_CLAIM` of those among them who hold
+  none. Several claims in one text add up. Whoever says that the work is done claims nothing more.
+* `__DONE__` is no signal, but for the planner of a swarm.
 * Contradicting verdicts are `needs_changes`: an approval must be beyond doubt.
 """
 
@@ -14,13 +17,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 COMPLETE = "COMPLETE_AND_READY_FOR_MERGE"
 NEEDS_FOLLOWUP = "NEEDS_FOLLOWUP"
 NEEDS_INPUT = "NEEDS_INPUT"
+NOTHING = "NOTHING_TO_CLAIM"
+DONE = "__DONE__"
+MAX_CLAIMED = 100
+"""Ids in one text; so long each may be."""
 
-ExecutorSignal = Literal["complete", "needs_followup", "needs_input"]
+ExecutorSignal = Literal["complete", "needs_followup", "needs_input", "claim", "nothing"]
 Verdict = Literal["approved", "needs_changes"]
 
 _VERDICTS: dict[str, Verdict] = {
@@ -33,14 +41,33 @@ _WITH_TEXT: list[tuple[re.Pattern[str], ExecutorSignal]] = [
     (re.compile(rf"{NEEDS_FOLLOWUP}(?:$|[\s:—-]+(?P<text>.*))"), "needs_followup"),
     (re.compile(rf"{NEEDS_INPUT}(?:$|[\s:—-]+(?P<text>.*))"), "needs_input"),
 ]
+_CLAIM = re.compile(r"CLAIM ?\((?P<ids>.*)\)")
+_NOTHING = re.compile(rf"{NOTHING}(?:$|[\s:—-]+(?P<text>.*))")
 
 
-def executor_signal(text: str) -> tuple[ExecutorSignal, str] | None:
+@dataclass(frozen=True)
+class Place:
+    """What an agent may say besides, as a worker of a swarm."""
+
+    may_claim: bool = False
+    holds: bool = False
+    """At least one task of the board."""
+    plans: bool = False
+
+
+NOWHERE = Place()
+
+
+def executor_signal(text: str, place: Place = NOWHERE) -> tuple[ExecutorSignal, str] | None:
     """The signal, and why there is to be a follow-up, or what is asked; None when the text has no signal."""
     found: tuple[ExecutorSignal, str] | None = None
     for line in _spoken(text):
-        if line == COMPLETE:
+        if line == COMPLETE or (place.plans and line == DONE):
             found = ("complete", "")
+        elif place.may_claim and _ids(line) and (found is None or found[0] != "complete"):
+            found = ("claim", "")
+        elif place.may_claim and not place.holds and (match := _NOTHING.fullmatch(line)):
+            found = ("nothing", (match["text"] or "").strip())
         for pattern, signal in _WITH_TEXT:
             if match := pattern.fullmatch(line):
                 found = (signal, (match["text"] or "").strip())
@@ -53,11 +80,35 @@ def planner_signal(text: str) -> tuple[ExecutorSignal, str] | None:
     return found if found and found[0] == "needs_input" else None
 
 
-def executor_problem(text: str) -> str | None:
-    """What to tell an agent that ended with `__DONE__` instead of a signal (FEATURES A6); None when all is well."""
-    if executor_signal(text) or "__DONE__" not in _spoken(text):
+def claimed(text: str) -> list[str]:
+    """What an agent whose signal is a claim wants: each id once."""
+    found = dict.fromkeys(name for line in _spoken(text) for name in _ids(line))
+    return list(found)[:MAX_CLAIMED]
+
+
+def _ids(line: str) -> list[str]:
+    match = _CLAIM.fullmatch(line)
+    names = re.split(r"[\s,;]+", match["ids"]) if match else []
+    return [bare[:MAX_CLAIMED] for name in names if (bare := name.strip("\"'`"))]
+
+
+def executor_problem(text: str, place: Place = NOWHERE) -> str | None:
+    """What to tell an agent that ended with something that is no signal of its (FEATURES A6); None when all is well."""
+    if executor_signal(text, place):
         return None
-    return f"__DONE__ is not a signal: say {COMPLETE} or {NEEDS_FOLLOWUP} <why>, alone on a line"
+    lines = set(_spoken(text))
+    if DONE in lines:
+        return f"{DONE} is not a signal: say {_valid(place)}, alone on a line"
+    if place.may_claim and any(_CLAIM.fullmatch(line) for line in lines):
+        return "your CLAIM names no task: CLAIM(id, id), alone on a line"
+    if place.holds and any(_CLAIM.fullmatch(line) or _NOTHING.fullmatch(line) for line in lines):
+        return f"you have your tasks already: do them, and say {COMPLETE} or {NEEDS_FOLLOWUP} <why>, alone on a line"
+    return None
+
+
+def _valid(place: Place) -> str:
+    claims = [] if not place.may_claim else ["CLAIM(id, …)"] if place.holds else ["CLAIM(id, …)", NOTHING]
+    return " or ".join([", ".join([*claims, COMPLETE]), f"{NEEDS_FOLLOWUP} <why>"])
 
 
 def verdict(text: str) -> Verdict | None:

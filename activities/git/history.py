@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from activities.git.repository import Repository
 from activities.git.run import Git
@@ -40,3 +40,19 @@ def landed_between(git: Git, since: str, base: str, paths: Sequence[str] = (), l
     fields = [field.strip() for field in log.split("\0")[1:]]
     named = [task.split(",")[-1] or commit for commit, task in zip(fields[::2], fields[1::2], strict=True)]
     return list(dict.fromkeys(named))[:limit]
+
+
+def landed_since(git: Git, since: str, base: str, tasks: Collection[str]) -> dict[str, str]:
+    """By task, the newest commit by which a landing brought its work into `base`, that is not in `since`."""
+    if not tasks:
+        return {}
+    known = [f"^{since}"] if since and git.objects.has(since) else []
+    log = git("log", "-z", "--first-parent", "-F", "--grep=Task-Id: ", "--format=%H%n%B", base, *known)
+    found: dict[str, str] = {}
+    for entry in filter(None, log.split("\0")):
+        sha, _subject, *lines = [*entry.split("\n"), ""]
+        for line in lines:
+            task = line.removeprefix("Task-Id: ")
+            if task != line and task in tasks:
+                found.setdefault(task, sha)
+    return found

@@ -34,7 +34,7 @@ AGENTS = {
     "qwen": AgentSpec(runtime="qwen", model="qwen3-coder-plus"),
     "opencode": AgentSpec(runtime="opencode", model="test/deepseek-chat", reasoning="low"),
 }
-CAPS = Caps(wall_seconds=60, idle_seconds=10, retry_seconds=4)
+CAPS = Caps(wall_seconds=90, idle_seconds=20, retry_seconds=4)
 
 
 def path() -> str:

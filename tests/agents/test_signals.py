@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.agents.signals import executor_problem, executor_signal, verdict
+from activities.agents.signals import MAX_CLAIMED, Place, claimed, executor_problem, executor_signal, verdict
 
 COMPLETE = "COMPLETE_AND_READY_FOR_MERGE"
 LINES = [
@@ -71,6 +71,60 @@ def test_done_is_no_signal_and_the_valid_ones_are_named() -> None:
     assert COMPLETE in problem
     assert "NEEDS_FOLLOWUP" in problem
     assert executor_signal("__DONE__") is None
+
+
+FREE, BUSY = Place(may_claim=True), Place(may_claim=True, holds=True)
+GIVEN, PLANNER = Place(holds=True), Place(plans=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("CLAIM(task-1, task_2.b)", ["task-1", "task_2.b"]),
+        ("I take two.\n`CLAIM(a b)`", ["a", "b"]),
+        ("**CLAIM (a,b,)**", ["a", "b"]),
+        ("CLAIM(a)\nCLAIM(b, a)", ["a", "b"]),
+        ("CLAIM(\"a\", 'b')", ["a", "b"]),
+        ("NEEDS_FOLLOWUP I need a task\nCLAIM(a)", ["a"]),
+        ("```\nCLAIM(a)\n```", None),
+        ("> CLAIM(a)", None),
+        ("Say CLAIM(a)", None),
+        ("CLAIM()", None),
+        ("CLAIM( , )", None),
+        ("claim(a)", None),
+        (f"CLAIM(a)\n{COMPLETE}", None),
+        (f"{COMPLETE}\nCLAIM(a)", None),
+        ("CLAIM(a)\nNEEDS_INPUT which?", None),
+    ],
+)
+def test_claim(text: str, ids: list[str] | None) -> None:
+    signal = executor_signal(text, FREE)
+    assert (signal == ("claim", "")) is (ids is not None)
+    assert ids is None or claimed(text) == ids
+
+
+def test_nobody_claims_without_end_or_without_leave() -> None:
+    many = claimed(f"CLAIM({', '.join(map(str, range(999)))}, {'x' * 999})")
+    assert len(many) == MAX_CLAIMED
+    for place in (Place(), GIVEN, PLANNER):
+        assert executor_signal("CLAIM(a)", place) is None
+    assert executor_signal("CLAIM(a)", BUSY) == ("claim", "")
+    assert "have your tasks already" in (executor_problem("CLAIM(a)", GIVEN) or "")
+    assert "names no task" in (executor_problem("CLAIM()", FREE) or "")
+
+
+def test_only_who_holds_nothing_finds_nothing_to_claim() -> None:
+    assert executor_signal("NOTHING_TO_CLAIM", FREE) == ("nothing", "")
+    assert executor_signal("NOTHING_TO_CLAIM: needs a Mac", FREE) == ("nothing", "needs a Mac")
+    assert executor_signal("NOTHING_TO_CLAIM", BUSY) is None
+    assert "have your tasks already" in (executor_problem("NOTHING_TO_CLAIM", BUSY) or "")
+
+
+def test_done_is_the_signal_of_a_swarms_planner_alone() -> None:
+    assert executor_signal("__DONE__", PLANNER) == ("complete", "")
+    assert executor_signal("__DONE__", FREE) is None
+    assert "CLAIM(id, …), NOTHING_TO_CLAIM, COMPLETE" in (executor_problem("__DONE__", FREE) or "")
+    assert "NOTHING" not in (executor_problem("__DONE__", BUSY) or "")
 
 
 @pytest.mark.parametrize("text", ["", "I never say __DONE__ here", f"__DONE__\n{COMPLETE}", "```\n__DONE__\n```"])

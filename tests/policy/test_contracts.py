@@ -116,6 +116,7 @@ def test_only_repo_and_title_are_required_and_every_default_is_the_documented_on
         "plan_files": "enforce",
         "approve_landing": False,
         "continues": None,
+        "swarm": None,
     }
 
 
@@ -124,7 +125,7 @@ def test_a_gate_has_ten_minutes() -> None:
 
 
 def test_the_repository_gives_defaults_for_all_but_the_task_itself() -> None:
-    own = {"repo", "title", "description", "sparse", "template", "continues"}
+    own = {"repo", "title", "description", "sparse", "template", "continues", "swarm"}
     assert fields(TaskInput) - fields(TaskSettings) == own
 
 

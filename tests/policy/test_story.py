@@ -153,6 +153,12 @@ def test_a_task_that_waits_says_for_what_and_how_to_move_it_on() -> None:
     assert code(story) == [command]
 
 
+def test_a_worker_of_a_swarm_says_what_it_holds() -> None:
+    story = text(task_story(status(swarm="swarm-1", worker="worker-1.2", holds=["a", "b"]), []))
+    assert "worker-1.2 of the swarm swarm-1, holds a, b" in story
+    assert "holds nothing" in text(task_story(status(swarm="swarm-1", worker="worker-1.2"), []))
+
+
 def test_what_the_policy_finds_is_shown_as_text() -> None:
     finding = Finding(rule="secret", severity="mend", path="[a](http://b)*.py", line=3, text="GitHub Token")
     story = task_story(status(findings=[finding]), [])

@@ -15,15 +15,18 @@ from activities.contracts import TurnEnd, TurnResult
 from activities.settings import Limits
 from workflows.contracts import BlockedReason
 from workflows.policy.turns import (
+    MAX_CLAIMS,
     MAX_COLD_STARTS,
     MAX_FAILURES,
     MAX_STATED_SECONDS,
     Again,
     Block,
+    Claim,
     Compact,
     Counters,
     Decision,
     HandOver,
+    Nothing,
     Question,
     Verify,
     Wait,
@@ -61,7 +64,7 @@ def run(
     for result in results:
         counters, decision = after_turn(counters, result, limits, 0.0, fallback)
         decisions.append(decision)
-        if isinstance(decision, Verify | Block | HandOver):
+        if isinstance(decision, Verify | Nothing | Block | HandOver):
             break
     return counters, decisions
 
@@ -94,7 +97,7 @@ counters = st.builds(
 results = st.builds(
     TurnResult,
     end=ends,
-    signal=st.sampled_from([None, "complete", "needs_followup", "needs_input"]),
+    signal=st.sampled_from([None, "complete", "needs_followup", "needs_input", "claim", "nothing"]),
     verdict=st.sampled_from([None, "approved", "needs_changes"]),
     reason=st.sampled_from(["", "a reason"]),
     session=st.sampled_from([None, "s-1"]),
@@ -105,7 +108,7 @@ free_results = st.builds(lambda result, end: result.model_copy(update={"end": en
 limited_results = st.builds(
     lambda result, end: result.model_copy(update={"end": end}), results, st.sampled_from(LIMITS)
 )
-without_complete = results.filter(lambda result: result.signal != "complete")
+without_complete = results.filter(lambda result: result.signal not in ("complete", "nothing"))
 
 
 # --- signals -----------------------------------------------------------------------------------------
@@ -159,6 +162,22 @@ def test_needs_followup_is_followed_up_as_often_as_allowed(allowed: int) -> None
 def test_followups_are_counted_over_good_turns_between_them() -> None:
     _, decisions = run([turn(signal="needs_followup"), turn(), turn(signal="needs_followup", reason="still")])
     assert decisions[-1] == Block(BlockedReason.NEEDS_FOLLOWUP, "still")
+
+
+def test_claims_cost_no_resume_and_end() -> None:
+    claim = turn(signal="claim", claims=["a", "b"])
+    now, decisions = run([claim] * 99)
+    assert decisions[:-1] == [Claim()] * MAX_CLAIMS
+    assert isinstance(decisions[-1], Block)
+    assert decisions[-1].reason is BlockedReason.STUCK
+    assert decisions[-1].text.endswith("the last: a, b")
+    assert (now.resumes, now.nudged) == (0, False)
+    got = replace(now, claims=0)
+    assert after_turn(got, claim, DEFAULT, 0.0)[1] == Claim()
+
+
+def test_nothing_to_claim_ends_it() -> None:
+    assert run([turn(signal="nothing")])[1] == [Nothing()]
 
 
 # --- no signal ---------------------------------------------------------------------------------------

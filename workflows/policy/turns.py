@@ -15,6 +15,8 @@ Rules, and where they come from (FEATURES A3-A5, B3, B5-B9, B12):
 * Other failures are tried again in the same session. Three in a row: the session is summarised once; three more: the
   next fallback, else it blocks. The same failure twice in a row: the next fallback at once, if there is one.
 * A missing login and a second refusal in a row: the next fallback, else it blocks.
+* A claim is answered by the swarm, and costs no resume; after `MAX_CLAIMS` in a row that got nothing it is stuck. An
+  agent that finds nothing to claim ends its task.
 * One good turn sets the failure counters back.
 
 Invariants: counters of working turns never grow on a limit or a failure; the loop ends: every endless sequence of
@@ -31,6 +33,7 @@ from workflows.contracts import BlockedReason
 
 MAX_COLD_STARTS = 5
 MAX_FAILURES = 3
+MAX_CLAIMS = 10
 BACKOFF_SECONDS = 30.0
 MAX_BACKOFF_SECONDS = 900.0
 MAX_STATED_SECONDS = 8 * 86_400.0
@@ -44,6 +47,8 @@ class Counters:
     nudged: bool = False
     followups: int = 0
     questions: int = 0
+    claims: int = 0
+    """Without any task got."""
     cold_starts: int = 0
     failures: int = 0
     limits: int = 0
@@ -97,12 +102,22 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """Ask the swarm for tasks, and go on with what it answers."""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The agent finds nothing on the board that it would do."""
+
+
+@dataclass(frozen=True)
 class Block:
     reason: BlockedReason
     text: str
 
 
-Decision = Verify | Again | Wait | Compact | HandOver | Question | Block
+Decision = Verify | Again | Wait | Compact | HandOver | Question | Claim | Nothing | Block
 
 
 def backoff(count: int, jitter: float) -> float:
@@ -184,6 +199,13 @@ def after_turn(
         if good.questions >= limits.max_questions:
             return good, Block(BlockedReason.QUESTIONS, _evidence(result))
         return replace(good, questions=good.questions + 1), Question()
+    if result.end == "done" and result.signal == "claim":
+        if good.claims >= MAX_CLAIMS:
+            text = f"{good.claims} claims in a row got no task; the last: {', '.join(result.claims)}"
+            return good, Block(BlockedReason.STUCK, text)
+        return replace(good, claims=good.claims + 1), Claim()
+    if result.end == "done" and result.signal == "nothing":
+        return good, Nothing()
     if good.resumes < limits.max_working_resumes:
         return replace(good, resumes=good.resumes + 1), Again("resume", result.reason)
     if not good.nudged:
