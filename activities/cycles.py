@@ -74,11 +74,13 @@ def findings(given: CollectInput, files: Sequence[str], read: Read, target: str)
     found = []
     if given.task_files == "only":
         found = [finding("only", "is no file of a task", file) for file in files if file not in set(tasks)]
-        if given.max_new_tasks and len(tasks) > given.max_new_tasks:
-            found.append(finding("many", f"{len(tasks)} tasks, and {given.max_new_tasks} may be added now"))
     contents = ((file, read(file)) for file in tasks)
-    refused = [(file, one) for file, data in contents if data is not None for one in cards_of(data, file)[1]]
-    return [*found, *(finding("unfit", one.why, file) for file, one in refused)]
+    all_cards = {file: cards_of(data, file) if data is not None else ([], []) for file, data in contents}
+    if given.task_files == "only" and given.max_new_tasks:
+        many = sum(max(len(made), 1) for made, _ in all_cards.values())  # a file may be a list of tasks
+        if many > given.max_new_tasks:
+            found.append(finding("many", f"{many} tasks, and {given.max_new_tasks} may be added now"))
+    return [*found, *(finding("unfit", one.why, file) for file, (_, refused) in all_cards.items() for one in refused)]
 
 
 def card_of(proposed: dict[str, Any], source: Source) -> Card:

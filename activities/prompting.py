@@ -55,7 +55,12 @@ def compose(
     task = read_json(home.run(given.ref.key) / "task.json")
     target = short_ref(given.ref.target)
     plan = Path(given.plan).read_text() if given.plan else ""
+    # By the session that was asked for: one that an interrupted attempt began may have broken off before it read
+    # anything. So may the session of a first turn.
+    whole = given.session is None or given.ask in ("start", "plan")
     values: dict[str, Any] = {
+        "ask": given.ask,
+        "whole": whole,
         "role": given.role,
         "task_id": given.ref.task_id,
         "target": target,
@@ -84,14 +89,13 @@ def compose(
     asked = render(f"ask/{given.ask}", **values)
     if interrupted:
         asked = render("ask/interrupted", asked=asked)
-    # By the session that was asked for: one that an interrupted attempt began may have broken off before it read
-    # anything. So may the session of a first turn.
-    whole = given.session is None or given.ask in ("start", "plan")
     parts = [render("task", **values)] if whole else []
     if given.messages or commits or given.overlaps:
         parts.append(render("news", **values))
     if over := noted(home.overuse(given.ref.key, given.role)):
         parts.append(render("overuse", over=over))
+    if parts:
+        parts.append("## Now\n")
     return Prompt(MASKS.text(render("system", **values)), MASKS.text("\n".join([*parts, asked])))
 
 

@@ -413,6 +413,8 @@ class Listed(Model):
     title: str
     priority: int = 0
     files: list[str] = []
+    place: str = ""
+    """Empty: it is pending."""
 
 
 class Membership(Model):
@@ -434,7 +436,7 @@ class Membership(Model):
     may_claim: bool = False
     """Its agent may CLAIM what else it wants."""
     open: list[Listed] = Field([], max_length=50)
-    """What could be claimed when it began, the best first."""
+    """What could be claimed when it began, the best first; for a planner, all that was not complete."""
     counts: dict[str, int] = {}
     """Of the board, by place."""
     spec: str = ""

@@ -23,6 +23,7 @@ from activities.git.repository import Repository, open_repository
 from activities.git.worktree import Worktree, rebuild
 from activities.home import Home, safe_name
 from activities.settings import INVALID_TASK
+from activities.slots import Slots
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +38,8 @@ class Site:
     client: Client
     gate_slots: int = 2
     """Gate runs at once on this host."""
+    slots: Slots = field(default_factory=lambda: Slots(4))
+    """Turns of agents in this process."""
     attributes: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the search attributes are known to be registered."""
 

@@ -72,6 +72,10 @@ class TurnActivities:
     @activity.defn
     async def take_turn(self, given: TurnInput) -> TurnResult:
         """Run it again and it goes on where it was: the result is returned, or the session is resumed."""
+        with self.site.slots.turn(given.ref.task_id):
+            return await self._take(given)
+
+    async def _take(self, given: TurnInput) -> TurnResult:
         info = activity.info()
         folder = self.site.home.turn(given.ref.key, given.turn, given.role)
         if (folder / "result.json").exists():

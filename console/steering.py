@@ -69,7 +69,15 @@ async def send(client: Client, task: str, verb: str, arguments: Sequence[Any]) -
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
-        raise Gone(task, ended="completed" in error.message) from None
+        if ended := "completed" in error.message:
+            await _not_a_swarm(client, task)
+        raise Gone(task, ended) from None
+
+
+async def _not_a_swarm(client: Client, name: str) -> None:
+    """Raises CannotServe for one, which is gone on with otherwise."""
+    if (await client.get_workflow_handle(name).describe()).workflow_type == "SwarmWorkflow":
+        raise CannotServe(f"{name} has ended: go on with `starter.py swarm --continue {name}`")
 
 
 class Gone(CannotServe):

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 from rich.text import Text
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import TerminatedError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from console import swarm_inputs, swarm_look
 from console.door import Address, Namespace, TaskQueue, connected, console, run
@@ -126,27 +127,42 @@ def follow_to_end(swarm: str, address: str | None, namespace: str | None) -> Non
 async def _follow(client: Client, swarm: str) -> SwarmResult:
     """Raises CannotServe for one that did not end by itself."""
     handle = client.get_workflow_handle(swarm, result_type=SwarmResult)
-    end = asyncio.create_task(handle.result())
+    end = asyncio.create_task(_end(handle))
     changes, silent = SwarmChanges(), False
     with Live(console=console, refresh_per_second=4, transient=True, auto_refresh=console.is_terminal) as live:
         while not end.done():
             status = await swarm_look.status_of(client, swarm)
             if console.is_terminal:
-                live.update(status_view(status, time.time()) if status else Text(f"{swarm} waits for a worker"))
+                live.update(
+                    status_view(status, time.time())
+                    if status
+                    else Text(f"{swarm} waits for a worker: does one run? starter.py doctor")
+                )
             elif status is not None:
                 for told in changes.lines(status):
                     console.print(told, markup=False, soft_wrap=True)
             elif not silent and not end.done():
-                console.print(f"{swarm} waits for a worker", markup=False)
+                console.print(f"{swarm} waits for a worker: does one run? starter.py doctor", markup=False)
             silent = status is None
             await asyncio.wait([end], timeout=POLL_SECONDS)
     try:
-        result: SwarmResult = end.result()
-        return result
+        return end.result()
     except WorkflowFailureError as error:
         why = getattr(error.cause, "message", error.cause)
-        how = "was terminated" if isinstance(error.cause, TerminatedError) else f"failed: {why}"
-        raise CannotServe(f"{swarm} {how}; its tasks go on: starter.py requeue {swarm}") from None
+        if not isinstance(error.cause, TerminatedError):
+            raise CannotServe(f"{swarm} failed: {why}") from None
+        raise CannotServe(f"{swarm} was terminated; its tasks go on: starter.py requeue {swarm}") from None
+
+
+async def _end(handle: WorkflowHandle[Any, SwarmResult]) -> SwarmResult:
+    """A server that is away is waited for: the swarm goes on when it is back."""
+    while True:
+        try:
+            return await handle.result()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.UNAVAILABLE:
+                raise
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def is_swarm(client: Client, name: str) -> bool:
@@ -194,7 +210,7 @@ def view(
     if found.result is not None:
         shown().print(result_view(found.swarm_id, found.result))
     elif found.status is not None:
-        shown().print(status_view(found.status, time.time()))
+        shown().print(status_view(swarm_look.last_words(found), time.time()))
     else:
         shown().print(swarms_view([found], time.time()))
         return

@@ -151,6 +151,15 @@ async def _result(client: Client, execution: WorkflowExecution) -> tuple[SwarmRe
         return None, str(problem)
 
 
+def last_words(swarm: SeenSwarm) -> SwarmStatus:
+    """What it says of itself; of one that could not say how it ended, as the server has it."""
+    assert swarm.status is not None
+    if swarm.running:
+        return swarm.status
+    why = "what it said last"
+    return swarm.status.model_copy(update={"stage": swarm.stage, "reason": why, "ended": swarm.ended})
+
+
 async def status_of(client: Client, swarm: str, run: str | None = None) -> SwarmStatus | None:
     """None: it does not answer."""
     try:

@@ -32,6 +32,8 @@ COLOURS = {
 }
 RIGHT = {"runs", "cycles", "merges", "claims", "errors", "re-\njects", "re-\ncycled", "review\nrounds", "time", "cost",
          "for", "tries", "priority"}  # fmt: skip
+MOST_FIRST = 36
+"""Of a first column's characters that are never folded."""
 NAMES = 5
 """Of tasks in a sentence."""
 
@@ -44,9 +46,12 @@ def line(text: str) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], folds: Sequence[str] = ()) -> Table:
     """Of columns that are as wide as what is in them; those that may be long are folded where it is narrow, not cut."""
     made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    for column in columns:
+    rows = list(rows)
+    for number, column in enumerate(columns):
         right = "right" if column in RIGHT else "left"
-        made.add_column(column, justify=right, no_wrap=column not in folds, overflow="fold")  # type: ignore[arg-type]
+        # The first is what commands take: it is folded last.
+        least = min(max((len(line(row[0])) for row in rows), default=0), MOST_FIRST) if number == 0 else None
+        made.add_column(column, justify=right, no_wrap=column not in folds, overflow="fold", min_width=least)  # type: ignore[arg-type]
     for row in rows:
         made.add_row(*(Text(line(cell), COLOURS.get(cell, "")) for cell in row))
     return made
@@ -88,13 +93,19 @@ def told_of(swarm: SeenSwarm) -> Iterator[str]:
     elif swarm.running and swarm.status is not None:
         yield from _waits(swarm.status)
     elif swarm.dead:
-        why = f": {line(swarm.why)}" if swarm.why else ""
-        yield f"{name} has {_ENDED.get(swarm.state, swarm.state)}{why}; go on: starter.py swarm --continue {name}"
+        yield f"{name} has {_ENDED.get(swarm.state, swarm.state)}{_anew(swarm)}"
     if not swarm.running and swarm.cycles:
         blocked = sum(cycle.needs_a_person for cycle in swarm.cycles)
         wait = f", {blocked} of them wait for you" if blocked else ""
         yield f"{name}: {_tasks([cycle.task_id for cycle in swarm.cycles])} still {_run(swarm.cycles)}{wait}"
         yield f"    save their work and free what they hold: starter.py requeue {name}"
+
+
+def _anew(swarm: SeenSwarm) -> str:
+    """One that failed was refused, and has begun nothing that another could go on with."""
+    if swarm.state == "failed":
+        return f": {line(swarm.why)}; mend that, and start it again"
+    return f"; go on: starter.py swarm --continue {swarm.swarm_id}"
 
 
 _ENDED = {"terminated": "been terminated", "timed out": "timed out", "failed": "failed", "canceled": "been cancelled"}
@@ -237,7 +248,9 @@ def result_view(swarm_id: str, result: SwarmResult) -> RenderableType:
     if result.open:
         parts += [Text(""), table(("open", "", "why"), [_open(task) for task in result.open], folds=("open", "why"))]
     left = sum(result.counts.get(place, 0) for place in PLACES if place != "complete") - len(result.open)
-    return Group(*parts, *([Text(f"and {left} more: starter.py tasks {swarm_id}")] if left > 0 else []))
+    parts += [Text(f"and {left} more: starter.py tasks {swarm_id}")] if left > 0 else []
+    parts += [Text(f"\ngo on with them: starter.py swarm --continue {swarm_id}")] if not is_done(result) else []
+    return Group(*parts)
 
 
 def _last(member: Member) -> tuple[str, ...]:
@@ -249,11 +262,13 @@ def _last(member: Member) -> tuple[str, ...]:
 
 def _endings(members: Sequence[Member]) -> Iterator[str]:
     """Those of one agent that ended alike in one line."""
-    alike: dict[tuple[str, str, str], list[str]] = {}
+    alike: dict[tuple[str, str], list[str]] = {}
     for member in members:
-        alike.setdefault((member.agent, member.state, line(member.why)), []).append(member.name)
-    for (agent, state, why), names in alike.items():
-        yield f"{', '.join(names)} ({line(agent)}): {state}{_because(why)}"
+        stopped = member.state == "stopped"
+        how = f"stopped{_because(member.why)}" if stopped else "there until the end"
+        alike.setdefault((member.agent, how), []).append(member.name)
+    for (agent, how), names in alike.items():
+        yield f"{', '.join(names)} ({line(agent)}): {how}"
 
 
 def where_time_went(seconds: Seconds) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -77,9 +78,9 @@ data_converter = DataConverter(
 
 
 class InputGuard(Interceptor):
-    """A workflow started with the wrong number of inputs fails at once; a signal with too many is ignored.
+    """A workflow started with the wrong number of inputs fails at once; a signal with too many, or null, is ignored.
 
-    Without it both would fail the workflow *task*, which Temporal tries again for ever.
+    Without it they would fail the workflow *task*, which Temporal tries again for ever.
     """
 
     def workflow_interceptor_class(self, _: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
@@ -102,10 +103,17 @@ class _Inbound(WorkflowInboundInterceptor):
         handler = workflow.get_signal_handler(input.signal)
         if handler is not None:
             try:
-                inspect.signature(handler).bind(*input.args)
+                _check(inspect.signature(handler), input.args)
             except TypeError as error:
                 text = f"signal {input.signal} ignored: {error}"
                 report = getattr(workflow.instance(), "problem", workflow.logger.warning)
                 report(text)
                 return
         await super().handle_signal(input)
+
+
+def _check(signature: inspect.Signature, args: Sequence[Any]) -> None:
+    """Raises TypeError. A null that an SDK sends is no JSON, so no model has looked at it."""
+    for name, value in signature.bind(*args).arguments.items():
+        if value is None and signature.parameters[name].default is inspect.Parameter.empty:
+            raise TypeError(f"{name} must not be null")

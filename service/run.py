@@ -27,6 +27,7 @@ from activities.notify import NotifyActivities
 from activities.prepare import PrepareActivities
 from activities.process import base_environment, sandbox_problem
 from activities.site import Site
+from activities.slots import Slots
 from activities.swarm.swarm import SwarmActivities
 from activities.turn import TurnActivities
 from activities.worksite import WorksiteActivities
@@ -156,7 +157,8 @@ async def run_worker(
     sandbox = _sandbox(home)
     cgroups = cgroup.adopt() or "on"
     lifeline = Lifeline(home)
-    site = Site(home=home, host=host, task_queue=task_queue, client=client, gate_slots=gate_slots)
+    slots = Slots(agents)
+    site = Site(home=home, host=host, task_queue=task_queue, client=client, gate_slots=gate_slots, slots=slots)
     try:
         async with AsyncExitStack() as stack:
             await give_up_lost_activities(client, home)

@@ -12,7 +12,8 @@ from service.converter import data_converter
 from service.devserver import temporal_cli
 from tests.kit import Kit
 
-LONG = {"test_kill.py", "test_waiting.py", "test_killed.py", "test_killed_landing.py", "test_real_tasks.py"}
+LONG = {"test_kill.py", "test_waiting.py", "test_killed.py", "test_killed_landing.py", "test_real_tasks.py",
+        "test_real_swarm.py"}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

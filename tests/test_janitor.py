@@ -230,6 +230,14 @@ async def test_a_swarm_goes_when_it_has_been_over_for_long_and_one_that_runs_sta
     await kit.client.get_workflow_handle(over.swarm_id).terminate()
     assert (await cleaned(kit)).removed == []
     assert (await cleaned(kit, 29)).removed == []
+    cycle = await kit.client.start_workflow(
+        UnknownWorkflow.__name__, id=f"{over.swarm_id}-w.1-1", task_queue=f"nobody-{kit.task_queue}"
+    )
+    key = task_key(cycle.id, str(cycle.first_execution_run_id))
+    note_ref(kit.home, TaskRef(task_id=cycle.id, key=key, repo=str(kit.repo), target=MAIN))
+    (kit.home.run(key) / "task.json").write_text(json.dumps({"swarm": {"key": over.key}}))
+    assert (await cleaned(kit, 31)).removed == []  # a cycle of it waits for an operator
+    await cycle.terminate()
     done = await cleaned(kit, 31)
     assert [(one.what, over.key in one.name) for one in done.removed] == [("swarm", True)]
     assert left(done).keys() == {"by-hand"}

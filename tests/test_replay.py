@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from service.run import WORKFLOWS, workflow_runner
 from tests.git.repos import git
 from tests.kit import Kit, status_when
 from tests.queue_kit import Queue
+from tests.swarm import kit as swarms
 from tests.test_queue import the_queue
 from workflows.contracts import Stage
 from workflows.janitor import JanitorWorkflow
@@ -179,16 +181,30 @@ async def talked(kit: Kit) -> Handle:
     return handle
 
 
+async def swarmed(kit: Kit) -> Handle:
+    """Three tasks, of whom one fails at first; an agent that is given its tasks, and one that chooses."""
+    given, choosing = swarms.agent(kit, odds={"silent": 0.26}, seed=28), swarms.agent(kit, sleep=1)
+    workers = [
+        {"name": "given", "agent": given, "count": 0, "max_working_resumes": 0},
+        {"name": "choosing", "agent": choosing, "count": 0, "claims": True},
+    ]
+    handle = await swarms.start(kit, workers=workers, on_blocked="fail")
+    await handle.execute_update("add", swarms.cards(3))
+    for kind in ("given", "choosing"):
+        await handle.execute_update("set_count", {"kind": kind, "count": 1})
+    return handle
+
+
 async def refused(kit: Kit) -> Handle:
     return await kit.start({"title": "no repository"})
 
 
 ENDINGS: list[Callable[[Kit], Awaitable[Handle]]] = [
     merged, no_changes, rejected, abandoned, cancelled, failed, handed_over, landed, rewound, cleaned_up,
-    steered, talked, refused,
+    steered, talked, swarmed, refused,
 ]  # fmt: skip
 
-LONG = (merged, handed_over, rewound, steered, talked)
+LONG = (merged, handed_over, rewound, steered, talked, swarmed)
 
 
 def replayer() -> Replayer:
@@ -200,12 +216,26 @@ def replayer() -> Replayer:
     )
 
 
+async def children(handle: Handle) -> list[str]:
+    """Workflow ids of those that it has started."""
+    events = [event async for event in handle.fetch_history_events()]
+    started = [event.child_workflow_execution_started_event_attributes for event in events]
+    return [one.workflow_execution.workflow_id for one in started if one.workflow_execution.workflow_id]
+
+
 def keep(name: str, history: WorkflowHistory) -> None:
     """Without the names of the machine that it was recorded on."""
     text = json.dumps(json.loads(history.to_json()), indent=1)
     text = re.sub(r'"identity": "[^"]*"', '"identity": "worker"', text)
+    text = re.sub(r'(?<="data": ")[^"]*', lambda found: _placed(found[0]), text)
     HISTORIES.mkdir(exist_ok=True)
     (HISTORIES / f"{name}.json").write_text(text + "\n")
+
+
+def _placed(data: str) -> str:
+    """A payload, as if this checkout lay where those of all histories do."""
+    here = str(Path(__file__).parent.parent).encode()
+    return b64encode(b64decode(data).replace(here, b"/tmp/mergewright")).decode()
 
 
 @pytest.mark.parametrize(
@@ -225,6 +255,9 @@ async def test_every_ending_replays_as_it_ran(kit: Kit, ending: Callable[[Kit], 
             histories["quota"] = await kit.client.get_workflow_handle(
                 quota_id("command/replayed", kit.task_queue)
             ).fetch_history()
+        if ending is swarmed:
+            [cycle] = [name for name in await children(handle) if name.endswith("-choosing.1-2")]
+            histories["claimed"] = await kit.client.get_workflow_handle(cycle).fetch_history()
         if ending is merged:
             histories["merge_queue"] = await the_queue(kit).fetch_history()
     for name, history in histories.items():
@@ -235,7 +268,11 @@ async def test_every_ending_replays_as_it_ran(kit: Kit, ending: Callable[[Kit], 
 
 async def test_recorded_histories_still_replay() -> None:
     recorded = sorted(HISTORIES.glob("*.json"))
-    assert {path.stem for path in recorded} >= {ending.__name__ for ending in ENDINGS} | {"merge_queue", "quota"}
+    assert {path.stem for path in recorded} >= {ending.__name__ for ending in ENDINGS} | {
+        "merge_queue",
+        "quota",
+        "claimed",
+    }
     for path in recorded:
         started = json.loads(path.read_text())["events"][0]["workflowExecutionStartedEventAttributes"]
         await replayer().replay_workflow(WorkflowHistory.from_json(started["workflowId"], path.read_text()))

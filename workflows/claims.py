@@ -77,7 +77,7 @@ class Claims(Approvals):
         """None: there is no swarm any more."""
         self.claim_number += 1
         number, stage = self.claim_number, self.stage
-        request = ClaimRequest(cycle=workflow.info().workflow_id, request=number, ids=ids)
+        request = ClaimRequest(cycle=workflow.info().workflow_id, key=self.membership.key, request=number, ids=ids)
         self.enter(stage, f"the swarm's answer to a claim of {', '.join(ids)}"[:200])
         while number not in self.claim_answers:
             try:
@@ -137,7 +137,10 @@ class Claims(Approvals):
     async def cycle_ends(self, result: TaskResult) -> None:
         """After its work was settled. Whoever cancels the task now is too late, and the signal is on its way."""
         if self.task is not None and (swarm := self.task.swarm) is not None:
-            report = CycleReport(cycle=workflow.info().workflow_id, result=result, only_tasks=self.lands_tasks())
+            cycle, only_tasks = workflow.info().workflow_id, self.lands_tasks()
+            report = CycleReport(
+                cycle=cycle, key=swarm.key, result=result, only_tasks=only_tasks, approvals=self.approvals
+            )
             with contextlib.suppress(asyncio.CancelledError):
                 await self.tell(swarm.swarm, "cycle_ended", report)
 
@@ -149,7 +152,8 @@ class Claims(Approvals):
         if not waits_for or ends or self.task is None or self.task.swarm is None:
             yield
             return
-        note = CycleNote(cycle=workflow.info().workflow_id, blocked=waits_for[:LONGEST_NOTE])
+        me, key = workflow.info().workflow_id, self.membership.key
+        note = CycleNote(cycle=me, key=key, blocked=waits_for[:LONGEST_NOTE])
         goes_on = note.model_copy(update={"blocked": ""})
         await self.tell(self.membership.swarm, "cycle_note", note)
         try:

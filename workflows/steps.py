@@ -99,6 +99,8 @@ class TaskSteps(Notices):
         """Whose turn it is, or was last."""
         self.said = ""
         self.review_rounds = self.gate_failures = self.merge_attempts = self.gate_runs = 0
+        self.approvals = 0
+        """Reviews that had nothing against it."""
         self.position: dict[str, int] = {}
         """Which of the chain has each session: 0 is the first, then the fallbacks."""
         self.final_texts: list[str] = []

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from datetime import timedelta
 
+from pydantic import ValidationError
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.settings import INVALID_TASK
     from activities.swarm.contracts import (
-        AccountSeen,
+        Card,
         FinishInput,
         LookInput,
-        MirrorInput,
         OpenSwarmInput,
         TakeInInput,
     )
@@ -29,15 +30,18 @@ with workflow.unsafe.imports_passed_through():
     from activities.swarm.swarm import SwarmActivities
     from workflows import options
     from workflows.contracts import TaskResult
+    from workflows.policy import admission
     from workflows.policy import board as boards
     from workflows.policy import members as policy
+    from workflows.policy.admission import Outside
     from workflows.swarm_contracts import Member, SwarmResult, SwarmStage, SwarmStart, SwarmState, SwarmStatus
-    from workflows.swarm_cycles import PLANNER, SwarmCycles
+    from workflows.swarm_cycles import PLANNER
+    from workflows.swarm_mirror import SwarmMirror
     from workflows.swarm_story import swarm_story
+    from workflows.swarm_waits import what_to_do
 
 LOOK_EVERY = timedelta(minutes=5)
 """At the target, for files of tasks; and after cycles that nobody tells about."""
-MIRROR_EVERY = timedelta(minutes=1)
 TRY_AGAIN = timedelta(seconds=30)
 MAX_EVENTS = 2_500
 """Of one run: a worker that takes a swarm over goes through all of them again."""
@@ -46,20 +50,26 @@ MAX_RUN = timedelta(days=1)
 ENDING = timedelta(minutes=15)
 """For cycles to end after a swarm was cancelled."""
 CARDS_AT_ONCE = 20
+CARDS_BYTES = 48_000
+"""Of their JSON, but for one that is larger by itself."""
 SHOWN_TASKS = 60
 
 
 @workflow.defn
-class SwarmWorkflow(SwarmCycles):
+class SwarmWorkflow(SwarmMirror):
     def __init__(self) -> None:
         super().__init__()
         self.given: SwarmStart | None = None
         self.looked_at = 0.0
-        self.mirrored_at = self.try_at = 0.0
-        self.mirroring: asyncio.Task[None] | None = None
-        self.accounts: dict[str, AccountSeen] = {}
-        self.room = ""
+        self.failures = 0
+        """In a row, to take tasks in."""
+        self.outside = Outside("")
+        self.undecided: set[str] = set()
+        """Cycles that were ended with work in the merge queue, which has yet to let go of it."""
+        self.decide_at = 0.0
         self.waiting_for = ""
+        self.looked_last = False
+        """At the target, since there is nothing left to do."""
 
     @workflow.run
     async def run(self, given: SwarmStart) -> SwarmResult:
@@ -68,7 +78,8 @@ class SwarmWorkflow(SwarmCycles):
             await self._open(given)
             while not (reason := await self._step()):
                 if self._is_long() and self._is_quiet():
-                    await workflow.wait_condition(workflow.all_handlers_finished)
+                    # Not only for the handlers: one of them may wait for what is to be heard now.
+                    await workflow.wait_condition(lambda: workflow.all_handlers_finished() or not self._is_quiet())
                     if self._is_quiet():
                         workflow.continue_as_new(given.model_copy(update={"state": self._carried()}))
                     continue
@@ -78,7 +89,11 @@ class SwarmWorkflow(SwarmCycles):
             if self.state is None:
                 raise
             await self._end_cycles()
-        return await self._finish(reason)
+        finishing = asyncio.create_task(self._finish(reason))
+        while not finishing.done():
+            with contextlib.suppress(asyncio.CancelledError):  # too late: it is over, and lets its claims go
+                await asyncio.shield(finishing)
+        return finishing.result()
 
     async def _open(self, given: SwarmStart) -> None:
         if (state := given.state) is not None:
@@ -99,6 +114,7 @@ class SwarmWorkflow(SwarmCycles):
                 )
                 break
             except ActivityError as error:
+                _was_it_us(error)
                 if isinstance(error.cause, ApplicationError) and error.cause.type == INVALID_TASK:
                     raise error.cause from None
                 self.problem(f"not opened yet: {options.retried(error)}")
@@ -115,11 +131,15 @@ class SwarmWorkflow(SwarmCycles):
         await self._take_in()
         self._note_plan()
         await self._find_out()
-        self._mirror()
         if reason := self._over():
-            return reason
+            if self.looked_last or self.s.stopping:
+                return reason
+            self.looked_last = self.take_in_due = self.woken = True  # a file of tasks may have come meanwhile
+            return ""
+        self.looked_last = False
         if not self._is_long():
             await self._dispatch()
+            self.mirror()
         self._show()
         return ""
 
@@ -131,7 +151,7 @@ class SwarmWorkflow(SwarmCycles):
 
     def _is_quiet(self) -> bool:
         unheard = self.claims or self.notes or self.reports or self.incoming or self.closed
-        return not unheard and self.mirroring is None
+        return not unheard
 
     def _carried(self) -> SwarmState:
         return self.s.model_copy(
@@ -139,7 +159,8 @@ class SwarmWorkflow(SwarmCycles):
                 "board": self.board,
                 "members": list(self.members.values()),
                 "problems": self.problems,
-                "mirror_due": self.mirror_due,
+                # What still waits in the merge queue lands by itself, or is sent back.
+                "mirror_due": self.mirror_due or self.mirroring is not None,
             }
         )
 
@@ -154,9 +175,10 @@ class SwarmWorkflow(SwarmCycles):
             if isinstance(kind := self.kind(member), WorkerSpec)
         ]
         times += [self.s.took_in_at + LOOK_EVERY.total_seconds(), self.try_at]
-        if self.mirror_due and self.settings.mirror and self.mirroring is None:
-            times.append(self.mirrored_at + MIRROR_EVERY.total_seconds())
-        patience = max(min((time for time in times if time > now), default=now + 60) - now, 0.05)
+        times += [self.decide_at] if self.undecided else []
+        if (mirror_at := self.mirror_at()) is not None:
+            times.append(mirror_at)
+        patience = max(min((time for time in times if time > now), default=now + 60.0) - now, 0.05)
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self.woken or bool(self.closed),
@@ -171,7 +193,7 @@ class SwarmWorkflow(SwarmCycles):
         now = workflow.time()
         due = self.take_in_due or now - self.s.took_in_at >= LOOK_EVERY.total_seconds()
         while (due or self.incoming) and now >= self.try_at:
-            cards = self.incoming[:CARDS_AT_ONCE]
+            cards = self._next_cards()
             given = TakeInInput(ref=self.opened.ref, upto=self.s.upto, cards=cards, read_target=due)
             try:
                 found = await workflow.execute_activity_method(
@@ -181,9 +203,13 @@ class SwarmWorkflow(SwarmCycles):
                     **self._here(),
                 )
             except ActivityError as error:
+                _was_it_us(error)
                 self.problem(f"tasks are not taken in: {options.retried(error)}")
-                self.try_at = workflow.time() + TRY_AGAIN.total_seconds()
+                self.failures += 1
+                pause = min(TRY_AGAIN * 2 ** min(self.failures - 1, 10), LOOK_EVERY)
+                self.try_at = workflow.time() + pause.total_seconds()
                 return
+            self.failures = 0
             self.take_in_due = due = False
             self.board = boards.added(self.board, found.rows, now)
             self.mirror_due = self.mirror_due or bool(found.rows)
@@ -193,85 +219,60 @@ class SwarmWorkflow(SwarmCycles):
             if found.more:
                 due = True
 
+    def _next_cards(self) -> list[Card]:
+        size = 0
+        for number, card in enumerate(self.incoming[:CARDS_AT_ONCE]):
+            size += len(card.model_dump_json())
+            if number and size > CARDS_BYTES:
+                return self.incoming[:number]
+        return self.incoming[:CARDS_AT_ONCE]
+
     def _here(self) -> options.Options:
         return options.queue_options(workflow.info().task_queue, self.opened.host)
 
     async def _find_out(self) -> None:
         """How cycles ended that cannot say it any more."""
-        now = workflow.time()
-        going = {member.cycle for member in self.members.values() if member.cycle} | set(self.s.blocked_cycles)
-        silent = self.closed & going
-        self.closed &= silent
+        now, going = workflow.time(), self._going()
+        self.closed &= going
+        over = self.closed | (self.undecided if now >= self.decide_at else set())
+        silent = over & going
         if now - self.looked_at >= LOOK_EVERY.total_seconds():
             silent |= going - self.watched
             self.looked_at = now
+            self.look_again()
         if silent:
             await self._look([], sorted(silent))
+        self.undecided = (self.undecided | over) & self._going()
+        if over:
+            self.decide_at = now + TRY_AGAIN.total_seconds()
+
+    def _going(self) -> set[str]:
+        return {member.cycle for member in self.members.values() if member.cycle} | set(self.s.blocked_cycles)
 
     async def _look(self, accounts: list[str], cycles: list[str]) -> None:
-        given = LookInput(ref=self.opened.ref, accounts=accounts, cycles=cycles)
+        young = workflow.time() - admission.STARTING
+        begun = [member.cycle for member in self.members.values() if member.cycle and member.since > young]
+        held = {cycle: tasks for cycle in cycles if (tasks := boards.held(self.board, cycle))}
+        given = LookInput(ref=self.opened.ref, accounts=accounts, cycles=cycles, held=held, begun=begun)
         try:
             looked = await workflow.execute_activity_method(
                 SwarmActivities.look, given, summary="look at accounts, disk, silent cycles", **self._here()
             )
         except ActivityError as error:
+            _was_it_us(error)
             self.problem(f"cannot look: {options.retried(error)}")
             self.closed.difference_update(cycles)  # in a while again
+            self.outside = Outside(self.opened.host)
             return
-        self.accounts.update(looked.accounts)
-        self.room = looked.room
+        mine = {member.account for member in self.members.values() if member.cycle}
+        self.outside = Outside(self.opened.host, looked, mine)
         for end in looked.ended:
-            result = TaskResult.model_validate(end.result) if end.result else None
-            if result is None:
-                result = TaskResult(outcome="failed", reason=end.reason or end.outcome)
+            result = TaskResult(outcome="failed", reason=end.reason or end.outcome)
+            if end.result:
+                with contextlib.suppress(ValidationError):  # of another version: what is known of it is above
+                    result = TaskResult.model_validate(end.result)
             self.settle(end.cycle, end.outcome, result, end.sha)
         self.closed.difference_update(cycles)
-
-    # --- the mirror ------------------------------------------------------------------------------------
-
-    def _mirror(self) -> None:
-        """Beside everything else: it goes through the merge queue, and may wait there."""
-        if self.mirroring is not None and self.mirroring.done():
-            self.mirroring = None
-        waited = workflow.time() - self.mirrored_at >= MIRROR_EVERY.total_seconds()
-        if self.settings.mirror and self.mirror_due and self.mirroring is None and waited and not self._is_long():
-            self.mirrored_at, self.mirror_due = workflow.time(), False
-            self.mirroring = asyncio.create_task(self._write_mirror())
-
-    async def _write_mirror(self) -> None:
-        self.put(mirrored=self.s.mirrored + 1)
-        places = {
-            name: "pending" if item.place == "blocked" and not item.holder else
-            "current" if item.place == "blocked" else item.place
-            for name, item in self.board.items.items()
-        }  # fmt: skip
-        given = MirrorInput(
-            ref=self.opened.ref,
-            places=places,
-            holders={name: item.worker for name, item in self.board.items.items() if item.holder},
-            done_by={name: item.worker for name, item in self.board.items.items() if item.place == "complete"},
-            number=self.s.mirrored,
-        )
-        try:
-            mirrored = await workflow.execute_activity_method(
-                SwarmActivities.mirror, given, summary="write the board to tasks/", **self._here()
-            )
-            if mirrored.branch:
-                await workflow.execute_child_workflow(
-                    "LandWorkflow",
-                    {
-                        "repo": self.opened.ref.repo,
-                        "branch": mirrored.branch,
-                        "target": self.opened.ref.target.removeprefix("refs/heads/"),
-                        "title": f"Tasks of {self.opened.ref.swarm_id}",
-                        "gates": [],
-                    },
-                    id=f"{workflow.info().workflow_id}-board-{self.s.mirrored}",
-                )
-        except (ActivityError, ChildWorkflowError) as error:
-            self.problem(f"the board is not in tasks/: {options.retried(error)}")
-            self.mirror_due = True
-        self.wake()
 
     # --- who does what ---------------------------------------------------------------------------------
 
@@ -286,21 +287,17 @@ class SwarmWorkflow(SwarmCycles):
             for member in free:
                 self.change(member, state="waiting", why=why)
             return
-        wanting = self._wanting(free)
-        if wanting:
-            accounts = sorted({member.account for member, _, _ in wanting if member.account})
-            await self._look(accounts, [])
-            # While it looked something may have been claimed, or have ended: what is begun is decided now.
-            wanting = self._wanting([member for member in self.members.values() if self._is_free(member)])
-        begun = []
-        taken: dict[str, int] = {}
-        for member, task, plans in wanting:
-            if why := self._not_now(member, taken):
-                self._limited(member, why)
-                continue
-            taken[member.account] = taken.get(member.account, 0) + 1
-            begun.append(self.begin(member, task, plans))
-        await asyncio.gather(*begun)
+        if self._wanting(free):
+            await self._look(sorted({name for member in free for name in self._accounts(member) if name}), [])
+            if self.s.paused or self.s.stopping:
+                return
+            # While it looked something may have been claimed, or have ended: what is begun is decided now. Whoever has
+            # become free meanwhile was not looked at.
+            looked_at = {member.name for member in free}
+            now_free = [member for member in self.members.values() if self._is_free(member)]
+            free = [member for member in now_free if member.name in looked_at]
+            self.woken = self.woken or len(now_free) > len(free)
+        await asyncio.gather(*(self.begin(*one) for one in self._wanting(free, self._admits)))
         self._idle()
 
     def _is_free(self, member: Member) -> bool:
@@ -316,33 +313,29 @@ class SwarmWorkflow(SwarmCycles):
     def _spent(self) -> float:
         return policy.total([*self.members.values(), *self.s.retired]).cost_usd
 
-    def _wanting(self, free: list[Member]) -> list[tuple[Member, str | None, bool]]:
-        """Who would begin what: a task that is claimed for it, a choice of its own (None), or a plan."""
+    def _wanting(
+        self, free: list[Member], admits: Callable[[Member], bool] = lambda _: True
+    ) -> list[tuple[Member, str | None, bool]]:
+        """Who would begin what: a task that is claimed for it, a choice of its own (None), or a plan. What one who is
+        not admitted would have begun is left to the next."""
         ready = self.ready()
         # Each agent that chooses for itself, and has not yet, will take one of them.
-        choosing = sum(
-            1 for member in self.members.values()
-            if member.cycle and not member.holds and not member.plans and self._chooses(member)
-        )  # fmt: skip
-        ready = ready[: max(len(ready) - choosing, 0)]
+        ready = ready[: max(len(ready) - self.choosing(), 0)]
         found: list[tuple[Member, str | None, bool]] = []
         planning = any(member.plans for member in self.members.values())
         for member in sorted(free, key=lambda each: each.kind != PLANNER):
             if member.kind == PLANNER:
-                if not planning and self._should_plan():
+                if not planning and self._should_plan() and admits(member):
                     planning = True
                     found.append((member, None, True))
             elif ready:
-                best = ready.pop(0)
-                found.append((member, None if self._chooses(member) else best, False))
-            elif self._may_plan(member) and not planning and self._should_plan():
+                if admits(member):
+                    best = ready.pop(0)
+                    found.append((member, None if self.chooses(member) else best, False))
+            elif self._may_plan(member) and not planning and self._should_plan() and admits(member):
                 planning = True
                 found.append((member, None, True))
         return found
-
-    def _chooses(self, member: Member) -> bool:
-        kind = self.kind(member)
-        return isinstance(kind, WorkerSpec) and kind.claims
 
     def _may_plan(self, member: Member) -> bool:
         """Where there is a planner, workers leave it to that."""
@@ -359,37 +352,35 @@ class SwarmWorkflow(SwarmCycles):
             return True
         return not self.s.plan_dry and not self.ready() and self.s.completed_since_plan > 0
 
-    def _not_now(self, member: Member, taken: dict[str, int]) -> str:
-        if self.room:
-            return self.room
-        seen = self.accounts.get(member.account)
-        if seen is None:
-            return ""
-        if seen.parked_until is not None and seen.parked_until > workflow.time():
-            return f"{member.account}: {seen.why or 'limited'}"
-        if seen.free is not None and seen.free <= taken.get(member.account, 0):
-            return f"{member.account}: no slot is free"
-        return ""
+    def _admits(self, member: Member) -> bool:
+        """What it needs is there; else it waits for it."""
+        limit = self.outside.admit(self._accounts(member), workflow.time())
+        if limit is not None:
+            self.change(member, state="limited", why=limit.why[:200], until=limit.until, idle_since=None)
+        return limit is None
 
-    def _limited(self, member: Member, why: str) -> None:
-        seen = self.accounts.get(member.account)
-        until = workflow.time() + 30
-        if seen is not None and seen.parked_until is not None and not self.room:
-            until = max(seen.parked_until, until)
-        self.change(member, state="limited", why=why[:200], until=until)
+    def _accounts(self, member: Member) -> list[str]:
+        """Of its agent, and of those that may take over from it."""
+        kind = self.kind(member)
+        agents = [kind.agent, *kind.fallbacks] if kind is not None else []
+        return list(dict.fromkeys(agent.account or "" for agent in agents))
 
     def _idle(self) -> None:
         """Whoever is free still has nothing to do, and waits for what others make of it."""
         counts = boards.counts(self.board)
         waits_for_person = bool(self.s.blocked_cycles)
-        busy = any(member.cycle for member in self.members.values())
+        # Who plans may have to wait for an account, or after an error; then there are tasks again.
+        busy = any(member.cycle for member in self.members.values()) or self._plans_again()
         for member in [each for each in self.members.values() if self._is_free(each)]:
             if member.kind == PLANNER:
                 self.change(member, state="waiting", why="plans when there is little left to do")
                 continue
             why = "waits for tasks" if not counts["pending"] else "what is pending waits for other tasks"
             kind = self.kind(member)
-            self.members[member.name] = policy.waits(member, kind, why, workflow.time(), busy or waits_for_person)
+            member = policy.waits(member, kind, why, workflow.time(), busy or waits_for_person)
+            self.members[member.name] = member
+            if member.state == "stopped":
+                self.wake()  # perhaps it was the last one
 
     def _note_plan(self) -> None:
         """What the last plan came to, once its tasks are on the board."""
@@ -402,23 +393,26 @@ class SwarmWorkflow(SwarmCycles):
     # --- the end ---------------------------------------------------------------------------------------
 
     def _over(self) -> str:
-        if any(member.cycle for member in self.members.values()) or self.incoming or self.take_in_due:
+        if any(member.cycle for member in self.members.values()):
+            return ""
+        if self.s.stopping:
+            return "" if self.s.ends_now and self.s.blocked_cycles else "stopped by an operator"
+        if self.incoming or self.take_in_due:
             return ""
         counts = boards.counts(self.board)
-        if self.s.stopping:
-            return "stopped by an operator"
         if self.s.paused or self.s.blocked_cycles:
             return ""
-        if why := self._too_dear():
-            return why
         workers = [member for member in self.members.values() if member.kind != PLANNER]
-        stopped = bool(workers) and all(member.state == "stopped" for member in self.members.values())
+        stopped = bool(workers) and all(member.state == "stopped" for member in workers)
         if counts["pending"] + counts["current"] == 0 and self.board.items and not self._plans_again():
             if counts["blocked"]:
-                return f"{counts['blocked']} tasks are blocked, all others are complete"
+                one = counts["blocked"] == 1
+                return f"{counts['blocked']} {'task is' if one else 'tasks are'} blocked, all others are complete"
             return "the spec is met" if self.s.spec_met else "all tasks are complete"
         if self.s.spec_met and not self.board.items:
             return "the spec is met"
+        if why := self._too_dear():
+            return why
         if stopped:
             return "all workers have stopped"
         if counts["pending"] == len(boards.unreachable(self.board)) > 0 and not self._plans_again():
@@ -430,7 +424,7 @@ class SwarmWorkflow(SwarmCycles):
             member for member in self.members.values()
             if member.state != "stopped" and (member.kind == PLANNER or self._may_plan(member))
         ]  # fmt: skip
-        return bool(planners) and bool(self.settings.spec) and not self.s.spec_met
+        return bool(planners) and self._should_plan()
 
     async def _end_cycles(self) -> None:
         """The swarm was cancelled: so are its cycles, whose work is saved."""
@@ -447,15 +441,20 @@ class SwarmWorkflow(SwarmCycles):
 
     async def _finish(self, reason: str) -> SwarmResult:
         self.over, self.ended = reason, workflow.time()
+        for card in self.incoming:
+            self.refused[card.id] = "the swarm has ended"
+            self.problem(f"{card.id}: not taken in, the swarm has ended")
+        self.incoming = []
         left = {name: item.place for name, item in self.board.items.items() if item.place != "complete"}
-        if self.mirroring is not None:
-            await self.mirroring
-        if self.settings.mirror and self.mirror_due:
-            await self._write_mirror()
+        await self.last_mirror()
         try:
             await workflow.execute_activity_method(
                 SwarmActivities.finish,
-                FinishInput(ref=self.opened.ref, board={name: str(place) for name, place in left.items()}),
+                FinishInput(
+                    ref=self.opened.ref,
+                    board={name: str(place) for name, place in left.items()},
+                    held=[name for name in left if self.board.items[name].holder],
+                ),
                 summary="keep the last board, let claims go",
                 **self._here(),
             )
@@ -501,16 +500,13 @@ class SwarmWorkflow(SwarmCycles):
         if self.state is None:
             repo = self.given.repo if self.given else ""
             return SwarmStatus(swarm_id=info.workflow_id, repo=repo, stage=stage, problems=self.problems)
-        parked = sorted(self.s.blocked_cycles)
         waiting, command = "", ""
-        if parked:
-            waiting = f"you: {len(parked)} blocked, {', '.join(parked[:5])}"
-            command = f"starter.py status {parked[0]}"
-        elif stage == "paused":
-            waiting, command = "you: it is paused", f"starter.py resume {info.workflow_id}"
-        elif not any(worker.count for worker in self.settings.workers) and self.ended is None:
-            kind = self.settings.workers[0].name if self.settings.workers else "worker-1"
-            waiting, command = "you: it has no workers", f"starter.py workers {info.workflow_id} --count {kind}=1"
+        if self.ended is None:
+            waiting, command = what_to_do(
+                info.workflow_id, self.s, self.members.values(), self.board, self._plans_again()
+            )
+        elif self.mirroring is not None and not self.mirroring.done():
+            waiting = "the merge queue: the last board is to land"
         return SwarmStatus(
             swarm_id=info.workflow_id,
             repo=self.opened.ref.repo,
@@ -527,3 +523,9 @@ class SwarmWorkflow(SwarmCycles):
             problems=self.problems,
             reason=self.over,
         )
+
+
+def _was_it_us(error: ActivityError) -> None:
+    """Raises CancelledError: the cancellation of an activity has hidden the swarm's own."""
+    if is_cancelled_exception(error):
+        raise asyncio.CancelledError from None

@@ -25,6 +25,8 @@ class ClaimRequest(Model):
 
     cycle: str
     """Workflow id of the task."""
+    key: str = ""
+    """Of the run of the swarm that it is a cycle of."""
     request: int
     ids: list[str] = Field(max_length=100)
 
@@ -44,6 +46,8 @@ class CycleNote(Model):
     """From a cycle: it waits for an operator, or does so no more."""
 
     cycle: str
+    key: str = ""
+    """Of the run of the swarm that it is a cycle of."""
     blocked: str = ""
     """Why; empty: it goes on."""
 
@@ -52,9 +56,13 @@ class CycleReport(Model):
     """From a cycle, at its end, after its work was settled."""
 
     cycle: str
+    key: str = ""
+    """Of the run of the swarm that it is a cycle of."""
     result: TaskResult
     only_tasks: bool = False
     """What landed are new tasks, and nothing that would complete one."""
+    approvals: int = 0
+    """Reviews that approved; those that asked for changes are the result's `review_rounds`."""
 
 
 class Proposed(Model):
@@ -81,6 +89,7 @@ class Tally(Model):
     recycled: int = 0
     """Tasks that it gave back."""
     review_rounds: int = 0
+    """Reviews with either verdict."""
     cost_usd: float = 0.0
     tokens: int = 0
     seconds: Seconds = Seconds()
@@ -109,6 +118,8 @@ class Member(Model):
     """Since when there was nothing for it to do."""
     errors: int = 0
     """In a row."""
+    nothing: int = 0
+    """Cycles in a row in which its agent found nothing to claim."""
     plans: bool = False
     """The cycle that it is at is a planner's."""
     tally: Tally = Tally()
@@ -146,7 +157,7 @@ class BoardLine(Model):
     place: Place
     priority: int = 0
     after: list[str] = []
-    """Those that are not complete."""
+    """Those that are not complete, at most 20."""
     holder: str = ""
     """Workflow id of the task that does it."""
     worker: str = ""
@@ -196,12 +207,18 @@ class SwarmState(Model):
     started: float = 0.0
     paused: bool = False
     stopping: bool = False
+    ends_now: bool = False
+    """What waits for an operator is ended too, and waited for."""
     spec_met: bool = False
     """The last who planned had nothing to add, and nothing was open."""
     blocked_cycles: dict[str, str] = {}
     """Cycles that wait for an operator, and whose worker has gone on: the member's name."""
     mirrored: int = 0
     mirror_due: bool = False
+    mirror_at: float = 0.0
+    """Seconds since the epoch: the board is not written before."""
+    mirror_errors: int = 0
+    """In a row."""
     problems: list[str] = []
     seen: list[str] = Field([], max_length=500)
     """Cycles whose end is in the tallies: it may be told twice."""

@@ -25,7 +25,9 @@ with workflow.unsafe.imports_passed_through():
 
 SHOWN = 30
 """Tasks that an agent is shown at once."""
+SHOWN_PLANNER = 50
 REMEMBERED = 500
+LONGEST_REASON = 1_000
 PLANNER = "planner"
 LANDED = "merged", "planned"
 """planned: nothing but new tasks landed; what it held is not done."""
@@ -41,8 +43,8 @@ class SwarmCycles(SwarmDesk):
         """Cycles that have ended by what the server says, and have not said so themselves."""
         self.watched: set[str] = set()
         """Cycles whose end the server tells this run of the swarm."""
-        self.starting: dict[str, str] = {}
-        """Cycles that are being started, and their members."""
+        self.starting: set[str] = set()
+        """Cycles that are being started: nobody can tell them anything yet."""
         self.take_in_due = True
         self.mirror_due = False
 
@@ -65,11 +67,25 @@ class SwarmCycles(SwarmDesk):
         for name, (kind, agent) in wanted.items():
             if name not in self.members:
                 self.members[name] = Member(name=name, kind=kind, agent=agent.label(), account=agent.account or "")
-        gone = [member for name, member in self.members.items() if name not in wanted and not member.cycle]
+        # Also not while a cycle of theirs waits for an operator: what it holds is theirs.
+        parked = self.s.blocked_cycles.values()
+        gone = [
+            member for name, member in self.members.items()
+            if name not in wanted and not member.cycle and name not in parked
+        ]  # fmt: skip
         for member in gone:
             del self.members[member.name]
         if gone:
             self.put(retired=[*self.s.retired, *(each for each in gone if each.tally.cycles)])
+
+    def chooses(self, member: Member) -> bool:
+        kind = self.kind(member)
+        return isinstance(kind, WorkerSpec) and kind.claims
+
+    def choosing(self) -> int:
+        """How many have begun, and not chosen yet."""
+        begun = [member for member in self.members.values() if member.cycle and not member.plans and not member.holds]
+        return sum(map(self.chooses, begun))
 
     def too_many(self, member: Member) -> bool:
         kind = self.kind(member)
@@ -81,15 +97,7 @@ class SwarmCycles(SwarmDesk):
         self.members = {name: policy.revived(member, self.kind(member)) for name, member in self.members.items()}
 
     async def add_workers(self, worker: WorkerSpec) -> str:
-        names = {each.name for each in self.settings.workers}
-        number = len(names) + 1
-        while not worker.name and f"worker-{number}" in names:
-            number += 1
-        name = worker.name or f"worker-{number}"
-        if name in names or name == PLANNER:
-            raise ApplicationError(f"add_workers: there is a kind {name!r} already: `set_count` changes how many")
-        if sum(each.count for each in self.settings.workers) + worker.count > MAX_MEMBERS:
-            raise ApplicationError(f"add_workers: more than {MAX_MEMBERS} in all")
+        self._new_kind(worker)
         ref = self.opened.ref
         task = TaskRef(task_id=ref.swarm_id, key=ref.key, repo=ref.repo, target=ref.target)
         agents: list[AgentSpec] = []
@@ -103,9 +111,23 @@ class SwarmCycles(SwarmDesk):
             agents.append(checked)
         fallbacks = agents[1 : 1 + len(worker.fallbacks)]
         reviewers = None if worker.reviewers is None else agents[1 + len(fallbacks) :]
+        name = self._new_kind(worker)  # others may have been added meanwhile
         update = {"name": name, "agent": agents[0], "fallbacks": fallbacks, "reviewers": reviewers}
         self._with_workers([*self.settings.workers, worker.model_copy(update=update)])
         return f"{worker.count} of {name} besides"
+
+    def _new_kind(self, worker: WorkerSpec) -> str:
+        """Its name. Raises ApplicationError."""
+        names = {each.name for each in self.settings.workers}
+        number = len(names) + 1
+        while not worker.name and f"worker-{number}" in names:
+            number += 1
+        name = worker.name or f"worker-{number}"
+        if name in names or name == PLANNER:
+            raise ApplicationError(f"add_workers: there is a kind {name!r} already: `set_count` changes how many")
+        if sum(each.count for each in self.settings.workers) + worker.count > MAX_MEMBERS:
+            raise ApplicationError(f"add_workers: more than {MAX_MEMBERS} in all")
+        return name
 
     def set_count(self, kind: str, count: int) -> str:
         others = sum(each.count for each in self.settings.workers if each.name != kind)
@@ -134,12 +156,12 @@ class SwarmCycles(SwarmDesk):
             self.board, claims, _ = boards.claimed(
                 self.board, [task], cycle, member.name, workflow.time(), self.settings.max_claims
             )
+            self.mirror_due = True
         member = self.change(
             member, cycle=cycle, state="working", why="", until=None, idle_since=None, plans=plans, holds=claims
         )
-        if plans:
-            self.put(completed_since_plan=0, planned_on=len(self.board.items), plan_over=False)
         given = self._input(member, claims, plans)
+        self.starting.add(cycle)
         try:
             handle = await workflow.start_child_workflow(
                 "TaskWorkflow",
@@ -152,9 +174,13 @@ class SwarmCycles(SwarmDesk):
         except WorkflowAlreadyStartedError:
             # Of an earlier swarm with this id, and it waits for an operator: the next number is free.
             self.board = boards.released(self.board, cycle, workflow.time(), "", tried=False, max_tries=1)
-            self.change(self.members[member.name], cycle="", state="idle", holds=[])
+            self.change(self.members[member.name], cycle="", state="idle", holds=[], plans=False)
             self.wake()
             return
+        finally:
+            self.starting.discard(cycle)
+        if plans:
+            self.put(completed_since_plan=0, planned_on=len(self.board.items), plan_over=False)
         self.watched.add(cycle)
         handle.add_done_callback(lambda done: self._is_closed(cycle, done))
 
@@ -170,7 +196,14 @@ class SwarmCycles(SwarmDesk):
         assert kind is not None
         worker = kind if isinstance(kind, WorkerSpec) else WorkerSpec(agent=kind.agent, can_plan=True)
         prompts = kind.prompts or [BUNDLED[2 if plans else int(worker.can_plan)]]
-        ready = self.ready() if plans or not claims else []
+        if plans:  # a worker's, as there is no planner: ours would have it do tasks
+            prompts = list(dict.fromkeys(PLANNER if name in BUNDLED else name for name in prompts))
+        shown: list[str] = []
+        if plans:
+            shown = [name for name in self.ordered() if self.board.items[name].place != "complete"]
+        elif not claims:  # each sees another one first, so that not all who choose now want the same
+            shown, others = self.ready(), self.choosing() - 1
+            shown = [*shown[others:], *shown[:others]]
         pending = boards.counts(self.board)["pending"]
         membership = Membership(
             swarm=ref.swarm_id,
@@ -181,7 +214,7 @@ class SwarmCycles(SwarmDesk):
             can_plan=plans or worker.can_plan,
             claims=claims,
             may_claim=worker.claims and not plans,
-            open=self._shown(ready),
+            open=boards.listed(self.board, shown[: SHOWN_PLANNER if plans else SHOWN]),
             counts={place: count for place, count in boards.counts(self.board).items() if count},
             spec=settings.spec,
             max_new_tasks=max(self.max_pending - pending, 0) if plans or worker.can_plan else 0,
@@ -228,8 +261,11 @@ class SwarmCycles(SwarmDesk):
 
     # --- what a cycle says -----------------------------------------------------------------------------
 
-    def member_of(self, cycle: str) -> Member | None:
-        """Also of one that has gone on while the cycle waits for an operator."""
+    def member_of(self, cycle: str, key: str = "") -> Member | None:
+        """Also of one that has gone on while the cycle waits for an operator. `key`: of the run of the swarm that the
+        cycle is of, where it says so; one of an earlier run may have the same name."""
+        if key not in ("", self.opened.ref.key):
+            return None
         if name := self.s.blocked_cycles.get(cycle):
             return self.members.get(name)
         return next((member for member in self.members.values() if member.cycle == cycle), None)
@@ -242,11 +278,13 @@ class SwarmCycles(SwarmDesk):
             await self._answer(self.claims.pop(0))
         while self.reports:
             report = self.reports.pop(0)
+            if self.member_of(report.cycle, report.key) is None:
+                continue
             outcome = "planned" if report.only_tasks and report.result.outcome == "merged" else report.result.outcome
-            self.settle(report.cycle, outcome, report.result, report.result.sha or "")
+            self.settle(report.cycle, outcome, report.result, report.result.sha or "", report.approvals)
 
     async def _answer(self, request: ClaimRequest) -> None:
-        member = self.member_of(request.cycle)
+        member = self.member_of(request.cycle, request.key)
         if member is None:
             gone = "the swarm has given this worker up"
             refused = [Refused(id=name, why=gone) for name in request.ids]
@@ -274,7 +312,7 @@ class SwarmCycles(SwarmDesk):
 
     def _note(self, note: CycleNote) -> None:
         """A blocked cycle keeps its tasks and waits for an operator; its worker goes on with others."""
-        member = self.member_of(note.cycle)
+        member = self.member_of(note.cycle, note.key)
         if member is None:
             return
         now = workflow.time()
@@ -293,7 +331,7 @@ class SwarmCycles(SwarmDesk):
                 self.change(member, why="")
         self.mirror_due = True
 
-    def settle(self, cycle: str, outcome: str, result: TaskResult | None, sha: str) -> None:
+    def settle(self, cycle: str, outcome: str, result: TaskResult | None, sha: str, approvals: int = 0) -> None:
         """A cycle is over: its tasks are complete, or go back. A second time it does nothing."""
         self.closed.discard(cycle)
         self.watched.discard(cycle)
@@ -301,7 +339,7 @@ class SwarmCycles(SwarmDesk):
         if cycle in self.s.seen or member is None:
             return
         now, board = workflow.time(), self.board
-        reason = (result.reason if result else "") or _REASONS.get(outcome, outcome)
+        reason = ((result.reason if result else "") or _REASONS.get(outcome, outcome))[:LONGEST_REASON]
         held = boards.held(board, cycle)
         parked = cycle in self.s.blocked_cycles
         self.put(
@@ -320,33 +358,42 @@ class SwarmCycles(SwarmDesk):
             self.board = boards.released(board, cycle, now, reason, tried=tried, max_tries=self.settings.max_tries)
             given_back = len(held)
         self.mirror_due = self.mirror_due or bool(held)
+        self.look_again()
         plans = member.plans and member.cycle == cycle
         self.take_in_due = self.take_in_due or (outcome in LANDED and (plans or self._can_plan(member)))
-        self.change(policy.tallied(member, outcome, result, claims=len(held), recycled=given_back))
+        done = policy.tallied(member, outcome, result, claims=len(held), recycled=given_back, approvals=approvals)
+        self.change(done)
         if not parked:
             self._free(self.members[member.name], outcome, reason, now)
         if plans and outcome in (*LANDED, "no-changes"):
             self.put(plan_over=True)  # what it came to is known when its tasks are taken in
+
+    def look_again(self) -> None:
+        """Something may be free now that there was not enough of, or an operator has had a word."""
+        for member in [each for each in self.members.values() if each.state == "limited"]:
+            self.change(member, until=None)
 
     def _can_plan(self, member: Member) -> bool:
         kind = self.kind(member)
         return isinstance(kind, PlannerSpec) or (kind is not None and kind.can_plan)
 
     def _free(self, member: Member, outcome: str, reason: str, now: float) -> None:
-        kind = self.kind(member)
+        kind, chose = self.kind(member), not member.plans and not member.holds
         if policy.is_error(outcome):
             member = policy.after_error(member, reason, self.settings, now)
         elif outcome in (*LANDED, "no-changes"):
             member = member.model_copy(update={"errors": 0})
         member = policy.freed(member, kind, now)
-        if outcome == "no-changes" and not member.plans and not member.holds:
-            # Its agent chose nothing of what is there: not at once again.
-            until = max(member.until or 0.0, now + self.settings.error_backoff_seconds)
-            member = member.model_copy(update={"until": until, "why": "its agent found nothing to claim"})
-        self.members[member.name] = member.model_copy(update={"holds": [], "plans": False})
+        if outcome == "no-changes" and chose:
+            others = any(other.cycle for other in self.members.values() if other.name != member.name)
+            member = policy.after_nothing(member, self.settings, now, others_may_help=others)
+        elif outcome in LANDED:
+            member = member.model_copy(update={"nothing": 0})
+        self.members[member.name] = member
         self.muster()
 
     async def tell_cycles(self, verb: str, parked: bool = False) -> None:
+        await workflow.wait_condition(lambda: not self.starting)
         cycles = [member.cycle for member in self.members.values() if member.cycle]
         for cycle in [*cycles, *(self.s.blocked_cycles if parked else [])]:
             try:

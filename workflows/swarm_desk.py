@@ -11,12 +11,13 @@ from typing import Any, Literal, Protocol
 from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.settings import Model, explain
     from activities.swarm.contracts import Card, OpenedSwarm, Refused
     from activities.swarm.settings import SwarmSettings, WorkerSpec
+    from workflows import options
     from workflows.policy import board as boards
     from workflows.policy.board import Board, Place
     from workflows.swarm_contracts import (
@@ -33,6 +34,8 @@ with workflow.unsafe.imports_passed_through():
 
 MAX_PROBLEMS = 20
 PAGE = 200
+MOST_AFTER = 20
+LONGEST_WHY = 500
 _ORDER: dict[Place, int] = {"current": 0, "blocked": 1, "pending": 2, "complete": 3}
 MAX_ADDED = 100
 """Cards in one message."""
@@ -119,8 +122,8 @@ def _command(verb: Verb) -> tuple[Any, Any]:
     async def on(self: Desk, given: Any = None) -> None:
         try:
             await self.act(verb, given)
-        except ApplicationError as refusal:
-            self.problem(f"signal {verb} ignored: {refusal.message}")
+        except (ApplicationError, ActivityError) as refusal:
+            self.problem(f"signal {verb} ignored: {options.retried(refusal)}")
             self.wake()
 
     @workflow.update(name=verb, description=TAKES[verb])
@@ -148,6 +151,8 @@ class SwarmDesk:
         """Not on the board yet."""
         self.refused: dict[str, str] = {}
         """Why the newest that were added were not taken."""
+        self.try_at = 0.0
+        """Nothing is taken in before, as it has just failed; seconds since the epoch."""
         self.woken = False
         self.ended: float | None = None
         self.over = ""
@@ -229,10 +234,13 @@ class SwarmDesk:
                 await self.tell_cycles("resume")
                 return "goes on"
             case "stop":
-                self.put(stopping=True)
+                paused = self.s.paused
+                self.put(stopping=True, paused=False, ends_now=self.s.ends_now or wanted.now)
                 if wanted.now:
                     await self.tell_cycles("cancel", parked=True)
                     return "ends: what runs is ended, its work is saved"
+                if paused:  # else it would never come to its end
+                    await self.tell_cycles("resume")
                 return "stops: what runs comes to its end, nothing else is begun"
             case "add_workers":
                 assert wanted.worker is not None
@@ -246,7 +254,12 @@ class SwarmDesk:
         self.incoming = [*self.incoming, *cards]
         self.put(spec_met=False)
         names = {card.id for card in cards}
-        await workflow.wait_condition(lambda: names.isdisjoint(card.id for card in self.incoming))
+        await workflow.wait_condition(
+            lambda: names.isdisjoint(card.id for card in self.incoming) or self.try_at > workflow.time()
+        )
+        if waiting := sorted(names & {card.id for card in self.incoming}):
+            why = f"; {self.problems[-1]}" if self.problems else ""
+            return f"not on the board yet, but kept, and tried again: {', '.join(waiting)}{why}"
         refused = [f"{name} ({self.refused[name]})" for name in sorted(names & self.refused.keys())]
         taken = f"{len(names) - len(refused)} on the board"
         return f"{taken}; not taken: {', '.join(refused)}" if refused else taken
@@ -255,7 +268,14 @@ class SwarmDesk:
         wanted = ids or [name for name, item in self.board.items.items() if item.place == "blocked" and not item.holder]
         self.board, done, refused = boards.requeued(self.board, wanted, workflow.time())
         said = f"{len(done)} pending again" + (f": {', '.join(done[:20])}" if done else "")
-        return said + "".join(f"; {each.id}: {each.why}" for each in refused[:20])
+        said += "".join(f"; {each.id}: {each.why}" for each in refused[:20])
+        held = [self.board.items[name] for name in (ids or self.board.items) if name in self.board.items]
+        parked = list(dict.fromkeys(item.holder for item in held if item.place == "blocked" and item.holder))
+        if parked:
+            said += (
+                f"; held by tasks that wait for you: {', '.join(parked[:5])}; starter.py status {parked[0]} says how"
+            )
+        return said
 
     async def tell_cycles(self, verb: str, parked: bool = False) -> None:
         raise NotImplementedError
@@ -349,12 +369,12 @@ class SwarmDesk:
             title=item.row.title,
             place=item.place,
             priority=item.row.priority,
-            after=[] if item.place == "complete" else boards.waits_for(self.board, name),
+            after=[] if item.place == "complete" else boards.waits_for(self.board, name)[:MOST_AFTER],
             holder=item.holder,
             worker=item.worker,
             since=item.since,
             tries=item.tries,
-            why=item.why or stuck,
+            why=(item.why or stuck)[:LONGEST_WHY],
             sha=item.sha,
         )
 

@@ -71,7 +71,10 @@ def _waits(status: SwarmStatus) -> list[str]:
 
 def _commands(status: SwarmStatus) -> list[str]:
     if status.stage == "ended":
-        return ["", f"What it left open: {_code(f'python starter.py tasks {status.swarm_id}')}"]
+        if not any(status.counts.get(place) for place in _TOLD):
+            return []
+        commands = [f"python starter.py {verb} {status.swarm_id}" for verb in ("tasks", "swarm --continue")]
+        return ["", f"What it left open: {_code(commands[0])}, and to go on with it: {_code(commands[1])}"]
     verb = "resume" if status.stage == "paused" else "pause"
     commands = [f"python starter.py {name} {status.swarm_id}" for name in ("view", "tasks", verb, "stop")]
     return ["", " · ".join(map(_code, commands))]
@@ -93,7 +96,9 @@ def _member(member: Member) -> str:
 
 
 def _line(task: BoardLine) -> str:
-    who = f", {_short(task.worker)}" if task.worker and task.place != "pending" else ""
+    # What waits for a person is moved on by its id.
+    at = (task.place == "blocked" and task.holder) or task.worker
+    who = f", {_short(at)}" if at and task.place != "pending" else ""
     why = _short("; ".join(filter(None, [task.why, waits_for(task)])))
     return f"- {_short(task.id)}{who}: {_short(task.title)}" + (f" ({why})" if why else "")
 

@@ -304,6 +304,7 @@ class TaskWorkflow(Claims, Switching):
         result, reviewer = await self._verdict(found.head)
         if result.verdict == "approved":
             self.approved_head, self.approved_by = found.head, [reviewer.label()]
+            self.approvals += 1
             return None
         self.review_rounds += 1
         self.reviews.append(result.text)

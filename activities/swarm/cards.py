@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Container, Iterator, Sequence
+from itertools import accumulate, islice
 from pathlib import Path
 
 from activities.git.locks import exclusive
@@ -17,8 +18,14 @@ from activities.swarm.contracts import Card, Row
 
 MOST_ROWS = 100
 """In one answer."""
+MOST_BYTES = 48_000
+"""Of their JSON, but for one that is larger by itself."""
 TITLE = 100
 FILES = 20
+MOST_CARDS = 5_000
+"""Of one swarm: its board is carried in one payload, which holds 2 MB."""
+FILES_CHARACTERS = 1_500
+"""Of their names together: agents are shown dozens of tasks at once."""
 
 
 class Cards:
@@ -39,8 +46,12 @@ class Cards:
             known = {card.id: card for card in self.all()} if cards else {}
             for card in cards:
                 earlier = known.get(card.id) or new.get(card.id)
-                if earlier is None:
+                if earlier is None and len(known) + len(new) < MOST_CARDS:
                     new[card.id] = card
+                elif earlier is None:
+                    refused.append(
+                        (card, f"the board is full: it has {MOST_CARDS} tasks; begin another swarm with this one")
+                    )
                 elif digest(earlier) != digest(card):
                     where = f", from {earlier.path}" if earlier.path else ""
                     why = f"another task of this id is on the board{where}: give this one an id of its own"
@@ -77,9 +88,14 @@ class Cards:
         """
         cards = self.all()
         own = {card.id for card in cards}
-        some = cards[upto : upto + MOST_ROWS]
-        rows = [_row(card, [one for one in card.after if one in own or one not in done]) for card in some]
-        return rows, upto + len(some), upto + len(some) < len(cards)
+        rows, size = list[Row](), 0
+        for card in cards[upto : upto + MOST_ROWS]:
+            row = _row(card, [one for one in card.after if one in own or one not in done])
+            size += len(row.model_dump_json())
+            if rows and size > MOST_BYTES:
+                break
+            rows.append(row)
+        return rows, upto + len(rows), upto + len(rows) < len(cards)
 
 
 def card(home: Home, key: str, card_id: str) -> Card | None:
@@ -102,9 +118,14 @@ def _row(card: Card, after: list[str]) -> Row:
         title=title,
         priority=card.priority,
         after=after,
-        files=card.files[:FILES],
+        files=_files(card),
         source=card.source,
     )
+
+
+def _files(card: Card) -> list[str]:
+    sizes = accumulate(map(len, card.files))
+    return [name for name, size in islice(zip(card.files, sizes, strict=True), FILES) if size <= FILES_CHARACTERS]
 
 
 def _lines(file: Path) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from activities.home import Home
 from activities.runs import Run, as_repository
 from activities.site import blocking
 from activities.swarm import mirror
-from activities.swarm.known import as_run, known_swarms
+from activities.swarm.known import as_run, at_work, known_swarms
 from activities.swarm.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ async def clean_swarms(janitor: Janitor) -> None:
                 janitor.leave(str(folder), f"it belongs to another Temporal server: {whose}; {remedy}")
             elif state == "running":
                 janitor.ages.forget(f"swarm {key}")
-            elif janitor.ages.days(f"swarm {key}") > days:
+            # A cycle may wait for an operator for longer: it needs its cards, and nobody else may begin them.
+            elif janitor.ages.days(f"swarm {key}") > days and not await at_work(home, note, janitor.ask):
                 why = f"over for more than {days:g} days"
                 action = partial(_remove, home, key, run)
                 await blocking(janitor.remove, "swarm", str(folder), why, action, await blocking(used, folder))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from activities.contracts import NoticeEvent
 from activities.settings import CardId, Model
@@ -40,6 +40,25 @@ class Card(Model):
     path: str = ""
     """Of its file on the target, where it comes from one."""
 
+    # As it is read again from a file that a swarm has written: else it would be another task.
+
+    @field_validator("title")
+    @classmethod
+    def _one_line(cls, title: str) -> str:
+        if not (line := " ".join(title.split())):
+            raise ValueError("must not be blank")
+        return line
+
+    @field_validator("description", "difficulty")
+    @classmethod
+    def _trimmed(cls, text: str) -> str:
+        return text.replace("\r\n", "\n").strip()
+
+    @field_validator("acceptance", "files", "after", "labels")
+    @classmethod
+    def _each_once(cls, texts: list[str]) -> list[str]:
+        return list(dict.fromkeys(filter(None, map(str.strip, texts))))
+
 
 class Row(Model):
     """What the workflow knows of a card."""
@@ -51,7 +70,7 @@ class Row(Model):
     after: list[str] = Field(default_factory=list)
     """Without those that were complete before the swarm began."""
     files: list[str] = Field(default_factory=list)
-    """At most 20."""
+    """At most 20, and 1,500 characters."""
     source: Source = "operator"
 
 
@@ -108,7 +127,7 @@ class TakeInInput(Model):
 
 class TakenIn(Model):
     rows: list[Row]
-    """At most 100, those after `upto`, in their order."""
+    """At most 100, and not more than fit in one answer: those after `upto`, in their order."""
     upto: int
     """Number of the last of them."""
     more: bool = False
@@ -134,6 +153,10 @@ class LookInput(Model):
     accounts: list[str] = []
     cycles: list[str] = []
     """Workflow ids of tasks that may have ended without saying so."""
+    held: dict[str, list[str]] = {}
+    """What these hold: where their work is on the target, it is done."""
+    begun: list[str] = []
+    """Workflow ids of the swarm's tasks that run: which of them are yet to take their first turn?"""
 
 
 class CycleEnd(Model):
@@ -152,6 +175,10 @@ class Looked(Model):
     accounts: dict[str, AccountSeen] = {}
     room: str = ""
     """Why no worktree can be made now; empty: there is room on the disk."""
+    slots: int | None = None
+    """Turns that could begin on the host now; None: an older worker does not say."""
+    waiting: list[str] = []
+    """Those of `begun` that have had no turn yet, as far as the worker knows."""
     ended: list[CycleEnd] = []
     """Those of `cycles` that run no more."""
 
@@ -175,6 +202,8 @@ class Mirrored(Model):
     """What is to land, a ref of ours; empty: the target has it all already."""
     head: str = ""
     files: int = 0
+    more: bool = False
+    """There is more to write: ask again when this has landed."""
 
 
 class FinishInput(Model):
@@ -183,3 +212,5 @@ class FinishInput(Model):
     ref: SwarmRef
     board: dict[str, str]
     """Place by card, of those that are not complete."""
+    held: list[str] = []
+    """Of those: what cycles still hold that go on after the swarm. No other swarm begins it meanwhile."""

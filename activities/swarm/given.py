@@ -80,9 +80,9 @@ def complete(
     if not settings.workers:
         settings, chosen_notes = _with_workers(settings, spec, installed, reviewed)
         notes = [*notes, *chosen_notes]
-    elif settings.planner is not None and not spec:
+    elif not spec and (settings.planner is not None or "spec" in settings.model_fields_set):
         notes = [*notes, f"nobody plans: {settings.spec} is not on the target branch; commit it, or name it in `spec`"]
-    return _filled_in(settings), notes
+    return _filled_in(settings if spec else settings.model_copy(update={"spec": ""})), notes
 
 
 def installed_agents() -> list[str]:

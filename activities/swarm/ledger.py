@@ -88,11 +88,11 @@ class Ledger:
                     self._write(entry.model_copy(update={"claim": mine}))
         return others
 
-    def release(self, key: str, ids: Collection[str] | None = None) -> None:
-        """What this run of a swarm has taken in is anybody's again; None: all of it."""
+    def release(self, key: str, ids: Collection[str] | None = None, keep: Collection[str] = ()) -> None:
+        """What this run of a swarm has taken in is anybody's again; None: all of it, but for `keep`."""
         with exclusive(self.lock):
             for entry in self.entries() if ids is None else map(self.entry, ids):
-                if entry.claim and entry.claim.key == key:
+                if entry.claim and entry.claim.key == key and entry.id not in keep:
                     self._write(entry.model_copy(update={"claim": None}))
 
     def finished(self, swarm: str, key: str, ids: Iterable[str], sha: str) -> None:

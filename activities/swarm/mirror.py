@@ -19,6 +19,8 @@ REFS = "refs/mergewright/board/"
 """`<key of the swarm's run>/<number>` below it."""
 
 PLACES = ("pending", "current", "complete")
+MOST_CARDS = 200
+"""Whose files one commit changes: what changes very many a policy of the target would send back."""
 _OURS = ("claimed_by", "completed_by")
 
 
@@ -29,7 +31,7 @@ def mirror(repository: Repository, tip: str, cards: Sequence[Card], given: Mirro
     """
     ref = f"{REFS}{given.ref.key}/{given.number}"
     if (made := repository.sha(ref)) is not None:
-        return Mirrored(branch=ref, head=made, files=len(repository.changed_files(f"{made}^", made)))
+        return _mirrored(repository, ref, made)
     forget(repository, given.ref.key)
     with repository.git() as git:
         changes = _changes(git, tip, cards, given, read)
@@ -37,7 +39,12 @@ def mirror(repository: Repository, tip: str, cards: Sequence[Card], given: Mirro
         if head is None:
             return Mirrored()
         git.update_refs(f"create {ref} {head}")
-    return Mirrored(branch=ref, head=head, files=len(repository.changed_files(tip, head)))
+    return _mirrored(repository, ref, head)
+
+
+def _mirrored(repository: Repository, ref: str, head: str) -> Mirrored:
+    files = len(repository.changed_files(f"{head}^", head))
+    return Mirrored(branch=ref, head=head, files=files, more=files >= MOST_CARDS)
 
 
 def forget(repository: Repository, key: str) -> None:
@@ -48,7 +55,7 @@ def forget(repository: Repository, key: str) -> None:
 
 
 def _changes(git: Git, tip: str, cards: Sequence[Card], given: MirrorInput, read: Reader) -> dict[bytes, bytes | None]:
-    """Contents by path; None: the file goes."""
+    """Contents by path; None: the file goes. Of the first cards that are not as they should be, if they are many."""
     there = [file for place in PLACES for file in files_in(git, tip, read, f"tasks/{place}")]
     mine = {card.id for card in cards}
     ours = [file for file in there if file.cards and not file.refused and {one.id for one in file.cards} <= mine]
@@ -56,15 +63,23 @@ def _changes(git: Git, tip: str, cards: Sequence[Card], given: MirrorInput, read
     changes: dict[bytes, bytes | None] = {file.raw: None for file in ours}
     # A file of several tasks is taken apart: they need not be in the same place.
     single = {file.cards[0].id: file for file in reversed(ours) if len(file.cards) == 1}
+    count = 0
     for card in cards:
         own = single.get(card.id)
+        if count >= MOST_CARDS:
+            if own and changes[own.raw] is None:
+                del changes[own.raw]
+            continue
         before = _object(git, own) if own else {}
         written = as_object(card, before, given)
         path = _path(card, own, given, others | {path for path, content in changes.items() if content is not None})
+        if own and path.rpartition(b"/")[2] != own.raw.rpartition(b"/")[2]:
+            written.setdefault("id", card.id)  # the name may have told it so far
         if own and path == own.raw and written == before:
             del changes[path]  # to the byte as its author wrote it
         else:
             changes[path] = (json.dumps(written, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+            count += 1
     return changes
 
 

@@ -103,6 +103,7 @@ def values_of(task: Mapping[str, Any], task_id: str) -> dict[str, str]:
         return values
     counts = swarm["counts"]
     numbers = [f"{name}: {counts.get(place, 0)}" for place, name in _PLACES.items()]
+    pending = [f"- {item['id']}: {item['title']}" for item in swarm["open"] if not item.get("place")]
     return values | {
         "task_id": ", ".join(swarm["claims"]) or task_id,
         "swarm": swarm["swarm"],
@@ -110,7 +111,7 @@ def values_of(task: Mapping[str, Any], task_id: str) -> dict[str, str]:
         "spec": swarm["spec"] or "the spec",
         "max_new_tasks": str(swarm["max_new_tasks"]),
         "task_status": ", ".join(numbers),
-        "pending_tasks": "\n".join(f"- {item['id']}: {item['title']}" for item in swarm["open"]) or "(none)",
+        "pending_tasks": "\n".join(pending) or "(none)",
         "TASK_ROOT": "tasks",
         "TASKS_ROOT": "tasks",
     }

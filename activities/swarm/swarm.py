@@ -16,6 +16,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.contracts import OpenQuotaInput
+from activities.cycles import only_tasks
 from activities.disk import DiskFull, check_room
 from activities.git.history import landed_since
 from activities.git.repository import Repository, RepositoryProblem, open_repository
@@ -54,6 +55,7 @@ from activities.swarm.reading import cards_of
 from activities.swarm.settings import SwarmInput
 
 MOST_REFUSED = 50
+LONGEST_ID = 200
 
 
 class SwarmActivities:
@@ -81,6 +83,8 @@ class SwarmActivities:
         return opened.model_copy(update={"attributes": self.site.attributes.is_set()})
 
     def _open(self, given: OpenSwarmInput, wanted: SwarmInput, server: Server) -> tuple[OpenedSwarm, list[str]]:
+        if len(given.swarm_id) > LONGEST_ID:
+            invalid("workflow id", f"must have at most {LONGEST_ID} characters: those of its tasks are made of it")
         try:
             repository = open_repository(wanted.repo)
             self.site.claim(repository)
@@ -208,7 +212,7 @@ class SwarmActivities:
 
     @activity.defn
     async def look(self, given: LookInput) -> Looked:
-        """How accounts and the disk stand, and how cycles ended that say nothing.
+        """How accounts, agents' slots and the disk stand, and how cycles ended that say nothing.
 
         One that was ended with work in the merge queue is told of when the queue has let go of it.
         """
@@ -222,7 +226,9 @@ class SwarmActivities:
         return Looked(
             accounts=dict(zip(given.accounts, seen, strict=True)),
             room=await blocking(self._room, repository),
-            ended=await blocking(self._as_landed, repository, given.ref, ended),
+            slots=self.site.slots.free,
+            waiting=[cycle for cycle in given.begun if not self.site.slots.had_one(cycle)],
+            ended=await blocking(self._as_landed, repository, given, ended),
         )
 
     def _room(self, repository: Repository) -> str:
@@ -234,16 +240,25 @@ class SwarmActivities:
             return problem.message
         return ""
 
-    def _as_landed(self, repository: Repository, ref: SwarmRef, ended: list[CycleEnd]) -> list[CycleEnd]:
-        """What landed has landed, also when a cycle could not say so: the commits of the target tell (FEATURES C10)."""
-        unsaid = [end.cycle for end in ended if end.outcome != "merged"]
+    def _as_landed(self, repository: Repository, given: LookInput, ended: list[CycleEnd]) -> list[CycleEnd]:
+        """What landed has landed, also when a cycle could not say so: the commits of the target tell (FEATURES C10).
+
+        Files of tasks alone are `planned`: what the cycle held is not done by them. All else is in the ledger then.
+        """
+        ref, unsaid = given.ref, [end.cycle for end in ended if end.outcome != "merged"]
         known = noted(self.site.home, ref.key)
         with repository.git() as git:
             landed = landed_since(git, known.base if known else "", _tip(repository, ref.target), unsaid)
-        return [
-            end.model_copy(update={"outcome": "merged", "sha": landed[end.cycle]}) if end.cycle in landed else end
-            for end in ended
-        ]
+        ledger, found = Ledger(self.site.home, repository.common_dir), list[CycleEnd]()
+        for end in ended:
+            if end.cycle in landed:
+                end = end.model_copy(update={"outcome": "merged", "sha": landed[end.cycle]})
+            if end.outcome == "merged" and end.sha and _planned(repository, end.sha):
+                end = end.model_copy(update={"outcome": "planned"})
+            elif end.outcome == "merged":
+                ledger.finished(ref.swarm_id, ref.key, given.held.get(end.cycle, []), end.sha)
+            found.append(end)
+        return found
 
     @activity.defn
     async def finish(self, given: FinishInput) -> None:
@@ -255,7 +270,7 @@ class SwarmActivities:
         write_atomically(folder / "board.json", json.dumps({"at": time.time(), "board": given.board}, indent=1))
         with suppress(RepositoryProblem):  # it is gone: so is what was claimed there
             repository = open_repository(given.ref.repo)
-            Ledger(self.site.home, repository.common_dir).release(given.ref.key)
+            Ledger(self.site.home, repository.common_dir).release(given.ref.key, keep=given.held)
             mirroring.forget(repository, given.ref.key)
 
     # --- mirror ----------------------------------------------------------------------------------------
@@ -310,6 +325,14 @@ class _Told:
         if now != before:
             write_atomically(self.file, json.dumps(now))
         return news
+
+
+def _planned(repository: Repository, sha: str) -> bool:
+    """Whether what landed with this merge are files of tasks alone. A commit that is no merge may be one of several."""
+    with repository.git() as git:
+        if not git.objects.has(f"{sha}^2"):
+            return False
+    return only_tasks(repository.changed_files(f"{sha}^1", sha))
 
 
 def _lost(ledger: Ledger, repository: Repository, ref: SwarmRef) -> set[str]:

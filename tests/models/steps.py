@@ -25,7 +25,7 @@ def edit(path: str, old: str, new: str) -> Call:
     return ("edit", path, old, new)
 
 
-def call(tool: str, **arguments: str) -> Call:
+def call(tool: str, **arguments: Any) -> Call:
     """A tool of an MCP server, which each CLI gives a longer name."""
     return ("call", tool, json.dumps(arguments))
 

@@ -17,8 +17,8 @@ from tests.swarm import agent as program
 from workflows.contracts import TaskStatus
 from workflows.swarm_contracts import BoardPage, SwarmResult, SwarmStatus
 
-PATIENCE = 60
-"""Seconds, for a swarm of a few tasks."""
+PATIENCE = 120
+"""Seconds, for a swarm of a few tasks on a machine that does much else."""
 Handle = WorkflowHandle[Any, SwarmResult]
 
 
@@ -30,14 +30,14 @@ def agent(kit: Kit, **settings: Any) -> dict[str, Any]:
     return {"runtime": "command", "command": [sys.executable, program.__file__, str(file)]}
 
 
-def allow(kit: Kit) -> None:
-    """What the agents need to see in their sandbox."""
+def allow(kit: Kit, more: str = "") -> None:
+    """What the agents need to see in their sandbox; `more` of the worker's configuration."""
     read = json.dumps([str(Path(program.__file__))])
-    kit.configure(sandbox=f'read = {read}\nwrite = ["{kit.folder}"]')
+    kit.configure(more, f'read = {read}\nwrite = ["{kit.folder}"]')
 
 
-async def start(kit: Kit, swarm_id: str | None = None, **fields: Any) -> Handle:
-    allow(kit)
+async def start(kit: Kit, swarm_id: str | None = None, config: str = "", **fields: Any) -> Handle:
+    allow(kit, config)
     name = swarm_id or f"swarm-{uuid.uuid4().hex[:6]}"
     given = {"repo": str(kit.repo), "error_backoff_seconds": 0.2, **fields}
     return await kit.client.start_workflow(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from activities.home import Home
-from activities.swarm.cards import Cards, card, digest
+from activities.swarm.cards import MOST_CARDS, Cards, card, digest
 from activities.swarm.contracts import Card
 
 ADD = """
@@ -88,11 +88,34 @@ def test_cards_are_numbered_as_they_come_and_the_first_of_an_id_counts(tmp_path:
 
 def test_rows_come_a_hundred_at_a_time_and_short(tmp_path: Path) -> None:
     cards = Cards(tmp_path)
-    cards.add([Card(id=f"t{number}", title="x" * 300, files=["f"] * 30, after=["t1", "gone"]) for number in range(150)])
+    cards.add(
+        [
+            Card(id=f"t{number}", title="x" * 300, files=[f"f{n}" for n in range(30)], after=["t1", "gone"])
+            for number in range(150)
+        ]
+    )
     rows, upto, more = cards.rows(0, {"gone", "t1"})
     assert (len(rows), upto, more) == (100, 100, True)
     assert (len(rows[0].title), len(rows[0].files), rows[0].after) == (100, 20, ["t1"])
     assert cards.rows(upto)[1:] == (150, False)
+
+
+def test_rows_of_large_cards_fit_in_one_answer(tmp_path: Path) -> None:
+    cards = Cards(tmp_path)
+    files = [f"{number}{'x' * 490}" for number in range(20)]
+    after = [f"{number:03d}{'y' * 97}" for number in range(100)]
+    cards.add([Card(id=f"t{number}", title="T", files=files, after=after) for number in range(30)])
+    seen, upto, more = list[str](), 0, True
+    while more:
+        rows, upto, more = cards.rows(upto)
+        assert len("".join(row.model_dump_json() for row in rows)) < 64_000
+        assert {len(row.files) for row in rows} == {3}
+        seen += [row.id for row in rows]
+    assert seen == [f"t{number}" for number in range(30)]
+
+
+def test_a_title_is_one_line() -> None:
+    assert Card(id="a", title=" two\n lines\u2028of it").title == "two lines of it"
 
 
 def test_where_a_card_comes_from_makes_it_no_other_one(tmp_path: Path) -> None:
@@ -159,3 +182,11 @@ def test_a_full_disk_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert cards.file.read_bytes().count(b"\n") == 1
     cards.add(made("b"))
     assert names(cards) == ["a", "b"]
+
+
+def test_a_board_has_an_end(tmp_path: Path) -> None:
+    """It is carried in one payload."""
+    store = Cards(tmp_path)
+    assert store.add([Card(id=f"t{number}", title="t") for number in range(MOST_CARDS)]) == []
+    [(refused, why)] = store.add([Card(id="t1", title="t"), Card(id="more", title="t")])
+    assert (refused.id, "the board is full" in why) == ("more", True)

@@ -118,6 +118,7 @@ async def a_swarm(kit: Kit, **free: str) -> AsyncIterator[Swarm]:
         yield Swarm(kit, handle)
 
 
+@pytest.mark.long
 async def test_what_was_claimed_for_it_lands_and_is_told(kit: Kit) -> None:
     agent = kit.agent(
         executor=[{"say": "NEEDS_INPUT Which?"}, {"write": {"a.txt": "x\n"}}], reviewer=[{"say": "VERDICT: APPROVED"}]
@@ -239,6 +240,15 @@ def test_which_files_a_worker_may_change(may: Any, files: list[str], paths: list
     assert all(one.severity == "mend" and one.remedy for one in found)
 
 
+def test_a_planner_adds_no_more_by_lists_of_tasks() -> None:
+    ref = TaskRef(task_id="t", key="k", repo="/r", target="refs/heads/main")
+    given = CollectInput(ref=ref, message="m", task_files="only", max_new_tasks=2)
+    many = json.dumps([{"id": f"t{number}", "summary": "x"} for number in range(3)]).encode()
+    assert [one.text for one in findings(given, ["tasks/pending/a.json"], lambda _: many, "main")] == [
+        "3 tasks, and 2 may be added now"
+    ]
+
+
 def test_only_files_right_in_the_folder_are_tasks() -> None:
     assert only_tasks(["tasks/pending/a.json", "tasks/pending/b.json"])
     for other in ("tasks/pending/a/b.json", "tasks/complete/a.json", "tasks/pending/a.md", "x/tasks/pending/a.json"):
@@ -246,6 +256,7 @@ def test_only_files_right_in_the_folder_are_tasks() -> None:
     assert not only_tasks([])
 
 
+@pytest.mark.long
 async def test_nothing_suits_it(kit: Kit) -> None:
     async with a_swarm(kit) as swarm:
         agent = kit.agent(executor=[{"say": "__DONE__"}, {"say": "NOTHING_TO_CLAIM all of it needs a Mac"}])

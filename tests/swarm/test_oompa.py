@@ -248,6 +248,9 @@ def test_without_a_spec_nobody_plans_and_the_repositorys_reviewers_stay() -> Non
     found, notes = complete({}, "", None, spec_there=lambda _: False, installed=["codex"], reviewed=True)
     assert (found.planner, found.reviewers) == (None, None)
     assert "nobody plans: spec.md is not on the target branch" in notes
+    given = {"workers": [{"agent": "codex", "can_plan": True}], "planner": {"agent": "codex"}}
+    found, [note] = complete(given, "", None, spec_there=lambda _: False, installed=[])
+    assert (found.spec, note.partition(":")[0]) == ("", "nobody plans")
 
 
 def test_without_workers_or_an_agent_there_is_no_swarm() -> None:

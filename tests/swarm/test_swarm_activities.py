@@ -188,6 +188,11 @@ async def test_what_a_user_must_mend_is_one_line_that_names_the_field(
     assert "\n" not in refused.value.message
 
 
+async def test_a_name_of_which_no_tasks_could_be_made_is_refused(kit: Kit) -> None:
+    with pytest.raises(ApplicationError, match="workflow id: must have at most 200 characters"):
+        await Swarm(kit, "x" * 200).open()
+
+
 async def test_files_are_taken_in_and_what_is_wrong_with_one_is_told_once_for_its_content(kit: Kit) -> None:
     commit(kit, a={"priority": 3}, b={"depends_on": ["a", "x"]}, bad="{")
     swarm = Swarm(kit)
@@ -270,6 +275,7 @@ async def test_looking_tells_how_accounts_stand_and_how_cycles_have_ended(kit: K
             ref=swarm.ref,
             accounts=["nobody/knows", "anthropic/work"],
             cycles=[merged.id, failed.id, running.id, dead.id, landed.id, "forgotten"],
+            held={dead.id: ["a"], landed.id: ["b"]},
         )
         looked = await swarm.run(swarm.activities.look, asked)
     await running.terminate()
@@ -285,6 +291,8 @@ async def test_looking_tells_how_accounts_stand_and_how_cycles_have_ended(kit: K
     }
     assert ends[merged.id].result is not None
     assert ends[landed.id].sha == git(kit.repo, "rev-parse", "main")
+    entries = ledger.Ledger(kit.home, kit.repo / ".git").entries()
+    assert [(entry.id, entry.done and entry.done.sha) for entry in entries] == [("b", ends[landed.id].sha)]
 
 
 async def test_a_cycle_that_was_ended_with_work_in_the_merge_queue_is_over_when_the_queue_lets_go_of_it(
@@ -368,3 +376,40 @@ async def test_a_file_of_the_repositorys_swarm_is_nobodys_when_the_swarm_is_over
     await swarm.run(swarm.activities.finish, FinishInput(ref=swarm.ref, board={"a": "pending"}))
     assert entry("a").claim is None
     assert [card.id for card in Cards(kit.home.swarm(swarm.ref.key)).all()] == ["a"]
+
+
+async def test_what_a_cycle_holds_after_its_swarm_is_over_is_begun_by_no_other(kit: Kit) -> None:
+    commit(kit, a={}, b={})
+    swarm, other = Swarm(kit), Swarm(kit, "other")
+    await swarm.open()
+    await swarm.take_in()
+    cycle = await swarm.cycle("w.1-1")
+    await swarm.run(
+        swarm.activities.finish, FinishInput(ref=swarm.ref, board={"a": "blocked", "b": "pending"}, held=["a"])
+    )
+    await swarm.end()
+    await other.open()
+    assert ids(await other.take_in()) == ["b"]
+    await cycle.terminate()
+    assert ids(await other.take_in(1)) == ["a"]
+
+
+async def test_what_landed_of_a_cycle_that_could_not_say_so_is_done_if_it_is_more_than_tasks(kit: Kit) -> None:
+    swarm = Swarm(kit)
+    await swarm.open()
+    await swarm.take_in(0, Card(id="a", title="A"), Card(id="b", title="B"))
+    built, planned = await unserved(kit), await unserved(kit)
+    for cycle, file in ((built, "a.py"), (planned, "tasks/pending/c.json")):
+        await cycle.terminate()
+        git(kit.repo, "checkout", "-qb", cycle.id)
+        write(kit.repo, {file: "{}"})
+        git(kit.repo, "add", "-A")
+        git(kit.repo, "commit", "-qm", "work")
+        git(kit.repo, "checkout", "-q", "main")
+        git(kit.repo, "merge", "-q", "--no-ff", "-m", f"Merge task 'x'\n\nTask-Id: {cycle.id}", cycle.id)
+    held = {built.id: ["a"], planned.id: ["b"]}
+    looked = await swarm.run(swarm.activities.look, LookInput(ref=swarm.ref, cycles=[built.id, planned.id], held=held))
+    assert [end.outcome for end in looked.ended] == ["merged", "planned"]
+    entry = ledger.Ledger(kit.home, open_repository(str(kit.repo)).common_dir).entry
+    assert entry("a").done is not None
+    assert entry("b").done is None

@@ -201,6 +201,8 @@ async def test_tasks_that_are_left_open_are_told_and_the_exit_code_says_so(desk:
         assert "stops" in await desk.starter("stop", handle.id)
         told = await desk.starter("follow", handle.id, code=1)
         assert "docs blocked gates red" in " ".join(told.split())
+        assert f"go on with them: starter.py swarm --continue {handle.id}" in told
+        assert f"starter.py swarm --continue {handle.id}" in await desk.starter("resume", handle.id, code=1)
 
 
 async def test_what_a_dead_swarms_tasks_hold_is_shown_and_freed(desk: Desk) -> None:

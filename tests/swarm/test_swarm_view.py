@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from console.glance import Seen
 from console.overview import Changes, Overview, others
-from console.swarm_look import SeenSwarm
+from console.swarm_look import SeenSwarm, last_words
 from console.swarm_view import SwarmChanges, board_view, is_done, result_view, status_view, swarms_view, where_time_went
 from tests.test_terminal import NASTY, shown
 from workflows.contracts import Seconds
@@ -98,13 +98,14 @@ def test_the_last_table_has_all_that_a_worker_did_and_fits_80_columns() -> None:
         "3 pending, 0 current, 1 blocked, 30 complete; $0.00, 12,345 tokens, 2.5 h",
     ]
     assert "executors.10 123 45 40 51 12 3 2 52 11.1 h $123.45" in lines
-    assert lines[-6:] == [
+    assert lines[-7:] == [
         "executors.10, executors.11 (codex gpt-5.5): stopped, the spec is met",
         "the time of all tasks, 2 min: agent 60%, gates 30%, review 10%",
         "open why",
         "docs blocked gates red twice",
         "later pending waits for docs",
         "and 2 more: starter.py tasks swarm-1",
+        "go on with them: starter.py swarm --continue swarm-1",
     ]
     assert not is_done(made)
     assert is_done(result())
@@ -133,9 +134,21 @@ def test_all_swarms_and_what_a_person_should_do() -> None:
         "b: b-worker-1.1-1, b-worker-1.1-2 still run, 1 of them wait for you",
         "save their work and free what they hold: starter.py requeue b",
         "d does not answer: does a worker run? starter.py doctor",
-        "e has failed: workers: required; go on: starter.py swarm --continue e",
+        "e has failed: workers: required; mend that, and start it again",
     ]
     assert seen[1].as_dict()["running_tasks"] == ["b-worker-1.1-1", "b-worker-1.1-2"]
+
+
+def test_an_id_is_not_folded_where_it_is_narrow() -> None:
+    seen = [SeenSwarm("swarm-app-1a2b3c", "running", NOW - 5, None, "/home/somebody/src/an-application")]
+    assert words(printed(swarms_view(seen, NOW), 60))[1].startswith("swarm-app-1a2b3c does not answer 5 s")
+
+
+def test_what_a_terminated_swarm_said_last_is_not_taken_for_now() -> None:
+    seen = SeenSwarm("b", "terminated", NOW - 900, NOW - 300, status=status(stage="running"))
+    told = last_words(seen)
+    assert (told.stage, told.reason, told.ended) == ("terminated", "what it said last", NOW - 300)
+    assert last_words(SeenSwarm("b", "running", NOW, None, status=status(stage="running"))).stage == "running"
 
 
 def test_a_board_says_what_keeps_each_task() -> None:

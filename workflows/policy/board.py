@@ -231,8 +231,17 @@ def claimable(board: Board) -> list[str]:
 
 def listed(board: Board, ids: Iterable[str]) -> list[Listed]:
     """Those that the board knows."""
-    rows = [board.items[task].row for task in ids if task in board.items]
-    return [Listed(id=row.id, title=row.title, priority=row.priority, files=row.files) for row in rows]
+    known = [board.items[task] for task in ids if task in board.items]
+    return [
+        Listed(
+            id=item.row.id,
+            title=item.row.title,
+            priority=item.row.priority,
+            files=item.row.files,
+            place="" if item.place == "pending" else item.place,
+        )
+        for item in known
+    ]
 
 
 def unreachable(board: Board) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 * An error is a cycle that failed, was terminated, or waits for an operator. After the n-th in a row a worker pauses
   `error_backoff_seconds` x 2^(n-1); after `max_errors` it stops (FEATURES D7). Work that landed ends the row.
+* A cycle whose agent found nothing to claim is followed by such a pause too; after `max_errors` of them in a row the
+  worker stops, unless others are at work, who may make something for it to do.
 * `max_cycle` cycles, and it has done its share. `wait_between` is waited for before each further one.
 * A worker for whom there has been nothing to do for `max_wait_for_tasks` stops.
 """
@@ -25,17 +27,37 @@ def after_error(member: Member, why: str, settings: SwarmSettings, now: float) -
     tally = member.tally.model_copy(update={"errors": member.tally.errors + 1})
     member = member.model_copy(update={"errors": errors, "tally": tally})
     if errors >= settings.max_errors:
-        text = f"{errors} errors in a row, the last: {_line(why)}; mend it, then: resume"
+        text = f"{errors} errors in a row, the last: {_line(why)}"
         return member.model_copy(update={"state": "stopped", "why": text, "until": None})
-    pause = min(settings.error_backoff_seconds * 2.0 ** (errors - 1), MAX_BACKOFF)
-    return member.model_copy(update={"state": "backing off", "why": _line(why), "until": now + pause})
+    until = now + _pause(settings, errors)
+    return member.model_copy(update={"state": "backing off", "why": _line(why), "until": until})
+
+
+def after_nothing(member: Member, settings: SwarmSettings, now: float, others_may_help: bool) -> Member:
+    """Its agent chose nothing of what is there: not at once again. `member`: as it is `freed`."""
+    count = member.nothing + 1
+    member = member.model_copy(update={"nothing": count})
+    if member.state == "stopped":
+        return member
+    if count >= settings.max_errors and not others_may_help:
+        text = f"its agent found nothing to claim, {count} times in a row"
+        return member.model_copy(update={"state": "stopped", "why": text, "until": None})
+    until = max(member.until or 0.0, now + _pause(settings, count))
+    return member.model_copy(update={"until": until, "why": "its agent found nothing to claim"})
+
+
+def _pause(settings: SwarmSettings, count: int) -> float:
+    """Seconds, after so many in a row."""
+    return min(settings.error_backoff_seconds * 2.0 ** min(count - 1, 30), MAX_BACKOFF)
 
 
 def revived(member: Member, kind: WorkerSpec | PlannerSpec | None) -> Member:
     """An operator has mended what stopped it."""
     if member.state not in ("stopped", "backing off") or kind is None or member.tally.cycles >= kind.max_cycle:
         return member
-    return member.model_copy(update={"state": "idle", "why": "", "errors": 0, "until": None, "idle_since": None})
+    return member.model_copy(
+        update={"state": "idle", "why": "", "errors": 0, "nothing": 0, "until": None, "idle_since": None}
+    )
 
 
 def freed(member: Member, kind: WorkerSpec | PlannerSpec | None, now: float) -> Member:
@@ -53,7 +75,9 @@ def freed(member: Member, kind: WorkerSpec | PlannerSpec | None, now: float) -> 
     return member.model_copy(update={"state": "idle", "why": "", "until": until})
 
 
-def tallied(member: Member, outcome: str, result: TaskResult | None, claims: int, recycled: int) -> Member:
+def tallied(
+    member: Member, outcome: str, result: TaskResult | None, *, claims: int, recycled: int, approvals: int
+) -> Member:
     """With what a cycle has come to, which may have gone on without its worker."""
     before = member.tally
     found = result or TaskResult(outcome="failed")
@@ -64,7 +88,7 @@ def tallied(member: Member, outcome: str, result: TaskResult | None, claims: int
             "claims": before.claims + claims,
             "rejects": before.rejects + found.review_rounds,
             "recycled": before.recycled + recycled,
-            "review_rounds": before.review_rounds + found.review_rounds,
+            "review_rounds": before.review_rounds + found.review_rounds + approvals,
             "cost_usd": round(before.cost_usd + found.cost_usd, 6),
             "tokens": before.tokens + found.tokens,
             "seconds": added(before.seconds, found.seconds),
