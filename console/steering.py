@@ -66,6 +66,11 @@ async def send(client: Client, task: str, verb: str, arguments: Sequence[Any]) -
     """The answer. Raises Gone for a task that is not there or has ended, WorkflowUpdateFailedError for a refusal."""
     try:
         return str(await client.get_workflow_handle(task).execute_update(verb, args=arguments))
+    except WorkflowUpdateFailedError as error:
+        if "expected but not found" in str(error.cause):
+            text = f"{task} takes no {verb}: it is no task"
+            raise CannotServe(f"{text}; of a swarm's tasks all are named by --label swarm:{task}") from None
+        raise
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise

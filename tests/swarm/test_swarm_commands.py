@@ -179,6 +179,8 @@ async def test_a_swarm_is_started_seen_steered_and_followed_to_its_end(desk: Des
         assert "has no pending tasks" in await desk.starter("tasks", name, "--place", "pending")
         assert "requeued: ['docs']" in await desk.starter("requeue", name, "docs")
         assert "requeued: None" in await desk.starter("requeue", name)
+        said = await desk.starter("say", name, "hello", code=1)
+        assert f"takes no send_message: it is no task; of a swarm's tasks all are named by --label swarm:{name}" in said
         assert "begins nothing" in await desk.starter("pause", name)
         steered = await desk.starter("workers", name, "--add", "codex:gpt-5.5", "--count", "worker-1=3")
         assert "added: {'agent': {'runtime': 'codex', 'model': 'gpt-5.5'}}" in steered
