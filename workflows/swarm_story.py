@@ -21,7 +21,7 @@ def swarm_story(status: SwarmStatus, lines: Sequence[BoardLine] = ()) -> str:
     parts = [*_head(status), *_waits(status), *_commands(status)]
     ends = _problems(status)
     left = LONGEST - _size(parts) - _size(ends)
-    members = _fitting(_member_table(status.members), 2 * left // 3, "worker")
+    members = _fitting(_member_list(status.members), 2 * left // 3, "worker")
     left -= _size(members)
     for place in _TOLD:
         rows = [_line(task) for task in lines if task.place == place]
@@ -80,19 +80,18 @@ def _commands(status: SwarmStatus) -> list[str]:
     return ["", " · ".join(map(_code, commands))]
 
 
-def _member_table(members: Sequence[Member]) -> list[str]:
+def _member_list(members: Sequence[Member]) -> list[str]:
+    """No table: the web UI sets its columns without a blank between them."""
     rows = [_member(member) for member in sorted(members, key=lambda one: one.state == "stopped")]
-    return ["", "| worker | state | task, or why | cycles | merges | errors | cost |", "|---|---|---|---|---|---|---|",
-            *rows] if rows else []  # fmt: skip
+    return ["", "#### Workers", "", *rows] if rows else []
 
 
 def _member(member: Member) -> str:
     what = "makes tasks" if member.plans else ", ".join(member.holds)
-    doing = ": ".join(filter(None, [what or member.cycle, member.why]))
+    doing = ": ".join(filter(None, [member.state, what or member.cycle, member.why]))
     tally = member.tally
-    cells = [f"{_short(member.name)}, {_short(member.agent)}", member.state, _short(doing), str(tally.cycles),
-             str(tally.merges), str(tally.errors), f"${tally.cost_usd:.2f}"]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+    done = f"{tally.merges} of {tally.cycles} cycles landed, {tally.errors} errors, ${tally.cost_usd:.2f}"
+    return f"- {_short(member.name)}, {_short(member.agent)}: {_short(doing)} · {done}"
 
 
 def _line(task: BoardLine) -> str:

@@ -192,6 +192,9 @@ class _Taking:
         git_dir = _git_dir(place)
         if git_dir is None or not git_dir.is_relative_to(self.top.resolve()):
             return False
+        # A submodule that we have filled borrows its objects from the user's.
+        if not self._belongs_to_clone(path) and not (git_dir / "objects" / "info" / "alternates").is_file():
+            return True  # a repository of the agent's own, which it has added: its commits are nowhere else
         try:
             shared = git_dir / "commondir"
             common = (git_dir / shared.read_text().strip()).resolve() if shared.is_file() else git_dir

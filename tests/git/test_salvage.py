@@ -50,6 +50,22 @@ def test_nothing_to_save(worktree: Worktree, repository: Repository) -> None:
     assert git(repository.path, "for-each-ref", "refs/mergewright/salvage") == ""
 
 
+def test_a_repository_that_the_agent_has_made_and_added_gives_its_files(
+    worktree: Worktree, repository: Repository
+) -> None:
+    """Its commit is in no other repository, and goes with the worktree."""
+    write(worktree.path, {"nested/deep/x": "5"})
+    inner = worktree.path / "nested"
+    git(inner, "init", "-q")
+    git(inner, "add", "-A")
+    git(inner, "-c", "user.name=A", "-c", "user.email=a@a", "commit", "-q", "-m", "inside")
+    git(worktree.path, "add", "-A")
+    git(worktree.path, "commit", "-q", "-m", "with a link to it")
+    saved = save(worktree, task_id="t", outcome="abandoned")
+    assert saved is not None
+    assert git(repository.path, "show", f"{saved.commit}:nested/deep/x") == "5"
+
+
 def test_work_that_has_landed_needs_no_saving(worktree: Worktree, repository: Repository) -> None:
     write(worktree.path, {"a": "a"})
     head = worktree.commit_all("a")

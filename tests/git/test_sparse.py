@@ -338,6 +338,11 @@ def _do(worktree: Worktree, wanted: dict[str, str], number: int, what: str, path
             write(top, {to: text})
     elif what in own:
         run_git(top, "sparse-checkout", *own[what], check=False)
+        for gone in (
+            FILES.keys() - wanted.keys()
+        ):  # deleted, and then left out: git tells the one no more from the other
+            if git(top, "ls-files", "-t", gone).startswith("S"):
+                wanted[gone] = git(top, "show", f":{gone}") + "\n"
     elif what == "reapply":
         run_git(top, "sparse-checkout", "reapply", check=False)
     elif what in ("commit", "stage"):

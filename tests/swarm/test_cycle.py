@@ -177,6 +177,7 @@ async def test_an_agent_claims_in_its_session(kit: Kit) -> None:
     assert "(a, b, c)" in more
 
 
+@pytest.mark.long
 async def test_a_diff_of_task_files_alone_lands_at_once(kit: Kit) -> None:
     """FEATURES A8; and a planner changes nothing else."""
     task = json.dumps({"id": "new", "summary": "New"})

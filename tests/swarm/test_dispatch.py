@@ -82,6 +82,7 @@ async def test_those_of_an_account_that_is_parked_or_spent_leave_the_tasks_to_ot
     ]  # fmt: skip
 
 
+@pytest.mark.long
 async def test_nothing_begins_while_the_disk_is_full_and_it_goes_on_by_itself(kit: Kit) -> None:
     async with kit.worker():
         handle = await swarms.start(kit, workers=[{"agent": swarms.agent(kit)}])
@@ -97,6 +98,7 @@ async def test_nothing_begins_while_the_disk_is_full_and_it_goes_on_by_itself(ki
     assert result.counts == {**NONE_LEFT, "complete": 1}
 
 
+@pytest.mark.long
 async def test_nothing_begins_any_more_when_its_money_is_spent(kit: Kit) -> None:
     agent = swarms.agent(kit, usage={"cost_usd": 0.03})
     async with kit.worker():

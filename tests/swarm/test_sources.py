@@ -36,6 +36,7 @@ async def test_a_list_of_issues_is_done_in_the_order_of_what_they_wait_for(kit: 
     assert kit.trailers("Task-Id") == [f"{handle.id}-worker-1.1-{number}" for number in (2, 1)]
 
 
+@pytest.mark.long
 async def test_a_task_of_which_only_new_tasks_landed_is_not_complete_before_it_is_done(kit: Kit) -> None:
     parts = [{"id": "a", "summary": "A"}, {"id": "b", "summary": "B", "depends_on": ["a"]}]
     agent = swarms.agent(kit, split={"big": parts})

@@ -53,6 +53,7 @@ async def working(kit: Kit, handle: swarms.Handle, task: str) -> Any:
     return cycle
 
 
+@pytest.mark.long
 async def test_two_at_once_do_each_task_once_and_share_queue_and_account(kit: Kit) -> None:
     commit(kit.repo, task_files(3))
     account = f"both-{uuid.uuid4().hex[:6]}"
