@@ -149,23 +149,31 @@ async def go(client: Client, tasks: int, workers: list[dict[str, Any]], memory: 
         handle = await client.start_workflow(
             "SwarmWorkflow", {"repo": "/repo"}, id=queue, task_queue=queue, result_type=SwarmResult
         )
-        adding = asyncio.create_task(add_the_rest(handle, tasks, memory))
+        adding = asyncio.create_task(add_the_rest(handle, tasks))
+        measuring = asyncio.create_task(measure(memory))
         try:
             result = await asyncio.wait_for(handle.result(), PATIENCE * max(tasks / 200, 1))
         except TimeoutError:
             raise AssertionError(f"not over: {await handle.query('swarm', result_type=SwarmStatus)}") from None
         await adding
+        measuring.cancel()
         assert outside.finished == 1
         return result, queue
 
 
-async def add_the_rest(handle: WorkflowHandle[Any, SwarmResult], tasks: int, memory: list[int]) -> None:
+async def measure(memory: list[int]) -> None:
+    """kB of this process, which is the worker: the most that it has had."""
+    while True:
+        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        await asyncio.sleep(1)
+
+
+async def add_the_rest(handle: WorkflowHandle[Any, SwarmResult], tasks: int) -> None:
     """By signals, while cycles end and the swarm continues as new."""
     numbers = list(range(tasks // 2, tasks))
     for start in range(0, len(numbers), 10):
         cards = [card(number).model_dump(mode="json") for number in numbers[start : start + 10]]
         await handle.signal("add", cards)
-        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         await asyncio.sleep(random.uniform(0, 0.3))
 
 
@@ -180,6 +188,7 @@ async def runs(client: Client, workflow_id: str) -> list[int]:
     return found
 
 
+MEMBERS = 20
 WORKERS = [
     {"name": "given", "count": 12, "agent": AgentSpec().model_dump(mode="json"), "max_wait_for_tasks": 1e6},
     {"name": "choosing", "count": 8, "claims": True, "max_wait_for_tasks": 1e6},
@@ -206,5 +215,7 @@ async def test_every_task_is_done_once_whatever_is_continued_as_new(
     assert max(lengths) < MOST_EVENTS
     assert len(lengths) > 5 or tasks < 2_000
     if tasks >= 2_000:
-        assert result.wall_seconds > 86_400
-        assert memory[-1] < 1.5 * memory[len(memory) // 3], "kB of this process, which is the worker"
+        assert cycles * WORK / MEMBERS > timedelta(days=1)  # by its timers: those of the server's own clock are real
+        third = memory[len(memory) // 3]
+        assert memory[-1] < 1.25 * third
+        print(f"{cycles} cycles in {len(lengths)} runs of at most {max(lengths)} events; kB: {third}, {memory[-1]}")
