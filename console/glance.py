@@ -58,6 +58,7 @@ class Seen:
     ended: float | None
     glance: Glance
     labels: tuple[str, ...] = ()
+    task_queue: str = ""
 
     @property
     def stage(self) -> str:
@@ -99,6 +100,7 @@ async def seen_as(execution: WorkflowExecution) -> Seen:
         ended=execution.close_time.timestamp() if execution.close_time else None,
         glance=await _glance(execution),
         labels=tuple(execution.typed_search_attributes.get(LABELS, ())),
+        task_queue=execution.task_queue,
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from service.devserver import CannotServe
 
 AT_ONCE = 20
+"""Of one task queue, so that a worker with many tasks answers each in time."""
 PATIENCE = timedelta(seconds=30)
-"""For the answer of one of many. An update that was sent is taken all the same, once a worker runs."""
+"""For the answer of one of many, and of a task queue: where nobody has answered for so long, nothing more is sent.
+What was sent is taken all the same, once a worker runs."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,24 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Addressee:
+    """A running task, and the task queue whose worker answers for it."""
+
+    task: str
+    task_queue: str
+
+
+@dataclass(frozen=True)
 class Answer:
     task: str
     taken: bool
     said: str
 
 
-async def chosen(client: Client, which: Chosen) -> list[str]:
-    """Their ids. Raises CannotServe for a query that the server does not understand."""
+async def chosen(client: Client, which: Chosen) -> list[Addressee]:
+    """Raises CannotServe for a query that the server does not understand."""
     try:
-        return [found.id async for found in client.list_workflows(which.visibility())]
+        return [Addressee(found.id, found.task_queue) async for found in client.list_workflows(which.visibility())]
     except RPCError as error:
         if error.status is RPCStatusCode.INVALID_ARGUMENT:
             told = error.message.partition("\n")[0]
@@ -92,24 +104,47 @@ class Gone(CannotServe):
         super().__init__(there if ended else f"there is no task {task}: `starter.py list` shows all")
 
 
-async def send_all(client: Client, tasks: Sequence[str], verb: str, arguments: Sequence[Any]) -> list[Answer]:
-    """To each of them, some at a time; nobody's trouble keeps it from the others."""
-    free = asyncio.Semaphore(AT_ONCE)
+async def send_all(client: Client, to: Sequence[Addressee], verb: str, arguments: Sequence[Any]) -> list[Answer]:
+    """To each of them, some at a time; nobody's trouble, and no missing worker, keeps it from the others."""
 
-    async def one(task: str) -> Answer:
-        async with free:
-            try:
-                handle = client.get_workflow_handle(task)
-                return Answer(task, True, str(await handle.execute_update(verb, args=arguments, rpc_timeout=PATIENCE)))
-            except WorkflowUpdateFailedError as error:
-                return Answer(task, False, str(getattr(error.cause, "message", error.cause)))
-            except WorkflowUpdateRPCTimeoutOrCancelledError:
-                return Answer(task, False, f"no answer in {PATIENCE.seconds} s: does a worker run?")
-            except RPCError as error:
-                ended = error.status is RPCStatusCode.NOT_FOUND
-                return Answer(task, False, "it has ended" if ended else error.message.partition("\n")[0])
+    async def of_queue(tasks: Sequence[str]) -> list[Answer]:
+        free = asyncio.Semaphore(AT_ONCE)
+        heard = time.monotonic()
 
-    return list(await asyncio.gather(*map(one, tasks)))
+        async def one(task: str) -> Answer:
+            nonlocal heard
+            async with free:
+                if time.monotonic() - heard > PATIENCE.total_seconds():
+                    return _unheard(task, "not sent, as the tasks before it did not answer")
+                if (answer := await _one(client, task, verb, arguments)) is None:
+                    return _unheard(task, f"no answer in {PATIENCE.seconds} s")
+                heard = time.monotonic()
+                return answer
+
+        return list(await asyncio.gather(*map(one, tasks)))
+
+    queues: dict[str, list[str]] = {}
+    for each in to:
+        queues.setdefault(each.task_queue, []).append(each.task)
+    return list(chain.from_iterable(await asyncio.gather(*map(of_queue, queues.values()))))
+
+
+def _unheard(task: str, what: str) -> Answer:
+    return Answer(task, False, f"{what}: does a worker run?")
+
+
+async def _one(client: Client, task: str, verb: str, arguments: Sequence[Any]) -> Answer | None:
+    """None: nobody has answered."""
+    try:
+        handle = client.get_workflow_handle(task)
+        return Answer(task, True, str(await handle.execute_update(verb, args=arguments, rpc_timeout=PATIENCE)))
+    except WorkflowUpdateFailedError as error:
+        return Answer(task, False, str(getattr(error.cause, "message", error.cause)))
+    except WorkflowUpdateRPCTimeoutOrCancelledError:
+        return None
+    except RPCError as error:
+        ended = error.status is RPCStatusCode.NOT_FOUND
+        return Answer(task, False, "it has ended" if ended else error.message.partition("\n")[0])
 
 
 def answer_table(answers: Sequence[Answer]) -> Table:

@@ -11,7 +11,7 @@ import typer
 from console import swarm_inputs, swarm_look
 from console.door import Address, Namespace, connected, console, run
 from console.glance import PIPE_WIDTH, RUNNING, Seen
-from console.steering import answer_table, send_all
+from console.steering import Addressee, answer_table, send_all
 from console.swarm_look import SeenSwarm, tell, the_swarm
 from console.swarm_view import line
 from console.terminal import Terminal
@@ -79,8 +79,10 @@ def _abandon(cycles: Sequence[Seen], yes: bool, address: str | None, namespace: 
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         typer.confirm(f"abandon {len(names)} tasks ({', '.join(names[:10])}{more})? Their work is saved.", abort=True)
 
+    to = [Addressee(cycle.task_id, cycle.task_queue) for cycle in cycles]
+
     async def go() -> list[Any]:
-        return await send_all(await connected(address, namespace), names, "abandon", [])
+        return await send_all(await connected(address, namespace), to, "abandon", [])
 
     answers = run(go())
     shown().print(answer_table(answers))

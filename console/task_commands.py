@@ -11,7 +11,7 @@ import typer
 
 from console.again import continue_ended
 from console.door import Address, Namespace, TaskId, connected, console, run
-from console.steering import Chosen, Gone, answer_table, chosen, send, send_all
+from console.steering import Addressee, Chosen, Gone, answer_table, chosen, send, send_all
 from workflows.contracts import TaskStatus
 from workflows.policy.commands import PRIORITIES, Verb
 
@@ -46,16 +46,17 @@ def _steer(
     if task is not None:
         _send(task, verb, given, address, namespace)
         return
-    tasks = run(_chosen(which, address, namespace))
-    if not tasks:
+    found = run(_chosen(which, address, namespace))
+    if not found:
         console.print("no running task is like that")
         return
     if verb in DESTRUCTIVE and not yes:
-        more = f" and {len(tasks) - SHOWN} more" if len(tasks) > SHOWN else ""
-        typer.confirm(f"{verb} {len(tasks)} tasks: {', '.join(tasks[:SHOWN])}{more}?", abort=True)
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        named = ", ".join(each.task for each in found[:SHOWN])
+        typer.confirm(f"{verb} {len(found)} tasks: {named}{more}?", abort=True)
 
     async def go() -> list[Any]:
-        return await send_all(await connected(address, namespace), tasks, verb, [] if given is None else [given])
+        return await send_all(await connected(address, namespace), found, verb, [] if given is None else [given])
 
     answers = run(go())
     console.print(answer_table(answers))
@@ -65,7 +66,7 @@ def _steer(
         raise typer.Exit(1)
 
 
-async def _chosen(which: Chosen, address: str | None, namespace: str | None) -> list[str]:
+async def _chosen(which: Chosen, address: str | None, namespace: str | None) -> list[Addressee]:
     return await chosen(await connected(address, namespace), which)
 
 

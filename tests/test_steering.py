@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 
+from console import steering
 from console.again import continue_ended
-from console.steering import Chosen, Gone, chosen, send, send_all
+from console.steering import Addressee, Chosen, Gone, chosen, send, send_all
 from service.devserver import CannotServe
 from tests.git.repos import commit, git
 from tests.kit import PATIENCE, Kit, status_when
@@ -243,12 +245,30 @@ async def test_many_are_steered_at_once_and_refusals_have_reasons(kit: Kit) -> N
             await send(kit.client, "nobody", "pause", [])
         assert "Aborted" in await starter(kit, "cancel", "--query", ours, code=1)
         tasks = await chosen(kit.client, Chosen(ours))
-        assert set(tasks) == {handle.id for handle in handles}
+        assert {each.task for each in tasks} == {handle.id for handle in handles}
         assert [answer.taken for answer in await send_all(kit.client, tasks, "cancel", [])] == [True] * 3
         assert {(await over(handle)).outcome for handle in handles} == {"cancelled"}
         assert [answer.said for answer in await send_all(kit.client, tasks[:1], "pause", [])] == ["it has ended"]
         with pytest.raises(Gone, match="begins it again"):
-            await send(kit.client, tasks[0], "pause", [])
+            await send(kit.client, tasks[0].task, "pause", [])
+
+
+async def test_a_task_queue_without_a_worker_is_waited_for_once(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a worker answers for are told all the same; the rest of the others are not even sent to."""
+    monkeypatch.setattr(steering, "AT_ONCE", 1)
+    monkeypatch.setattr(steering, "PATIENCE", timedelta(seconds=3))
+    deaf = Kit(kit.client, kit.folder / "deaf")
+    left = [await deaf.start(deaf.input(agent=deaf.agent(executor=[]))) for _ in range(3)]
+    async with kit.worker():
+        heard = await kit.start(kit.input(agent=kit.agent(executor=[{"say": "NEEDS_FOLLOWUP x"}])))
+        to = [Addressee(handle.id, deaf.task_queue) for handle in left] + [Addressee(heard.id, kit.task_queue)]
+        *said, taken = await send_all(kit.client, to, "cancel", [])
+        assert taken.taken
+        await over(heard)
+    assert [answer.said.partition(":")[0] for answer in said] == [
+        "no answer in 3 s",
+        *["not sent, as the tasks before it did not answer"] * 2,
+    ]
 
 
 async def test_a_worker_that_drains_lets_its_turns_end_and_takes_no_others(kit: Kit) -> None:
