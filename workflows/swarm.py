@@ -64,6 +64,8 @@ class SwarmWorkflow(SwarmMirror):
         self.failures = 0
         """In a row, to take tasks in."""
         self.outside = Outside("")
+        self.in_flight: dict[str, float] = {}
+        """Dollars that cycles had cost when they were looked at, where there is a cap."""
         self.undecided: set[str] = set()
         """Cycles that were ended with work in the merge queue, which has yet to let go of it."""
         self.decide_at = 0.0
@@ -252,8 +254,11 @@ class SwarmWorkflow(SwarmMirror):
     async def _look(self, accounts: list[str], cycles: list[str]) -> None:
         young = workflow.time() - admission.STARTING
         begun = [member.cycle for member in self.members.values() if member.cycle and member.since > young]
+        spending = [] if self.settings.max_cost_usd is None else sorted(self._going())
         held = {cycle: tasks for cycle in cycles if (tasks := boards.held(self.board, cycle))}
-        given = LookInput(ref=self.opened.ref, accounts=accounts, cycles=cycles, held=held, begun=begun)
+        given = LookInput(
+            ref=self.opened.ref, accounts=accounts, cycles=cycles, held=held, begun=begun, spending=spending
+        )
         try:
             looked = await workflow.execute_activity_method(
                 SwarmActivities.look, given, summary="look at accounts, disk, silent cycles", **self._here()
@@ -266,6 +271,7 @@ class SwarmWorkflow(SwarmMirror):
             return
         mine = {member.account for member in self.members.values() if member.cycle}
         self.outside = Outside(self.opened.host, looked, mine)
+        self.in_flight = looked.spent
         for end in looked.ended:
             result = TaskResult(outcome="failed", reason=end.reason or end.outcome)
             if end.result:
@@ -283,13 +289,11 @@ class SwarmWorkflow(SwarmMirror):
         free = [member for member in self.members.values() if self._is_free(member)]
         if not free or self.s.paused or self.s.stopping:
             return
-        if why := self._too_dear():
-            for member in free:
-                self.change(member, state="waiting", why=why)
+        if self._wait_for_money(free):
             return
         if self._wanting(free):
             await self._look(sorted({name for member in free for name in self._accounts(member) if name}), [])
-            if self.s.paused or self.s.stopping:
+            if self.s.paused or self.s.stopping or self._wait_for_money(free):
                 return
             # While it looked something may have been claimed, or have ended: what is begun is decided now. Whoever has
             # become free meanwhile was not looked at.
@@ -304,6 +308,14 @@ class SwarmWorkflow(SwarmMirror):
         due = member.until is None or member.until <= workflow.time()
         return not member.cycle and member.state != "stopped" and due and not self.too_many(member)
 
+    def _wait_for_money(self, free: list[Member]) -> bool:
+        """None of them begins, as all of it is spent; what runs goes on."""
+        if why := self._too_dear():
+            for member in free:
+                if self.members.get(member.name) == member:  # else it has changed since they were found free
+                    self.change(member, state="waiting", why=why)
+        return bool(why)
+
     def _too_dear(self) -> str:
         cap, spent = self.settings.max_cost_usd, self._spent()
         if cap is None or spent < cap:
@@ -311,7 +323,10 @@ class SwarmWorkflow(SwarmMirror):
         return f"${spent:.2f} of ${cap:.2f} are spent: nothing is begun any more"
 
     def _spent(self) -> float:
-        return policy.total([*self.members.values(), *self.s.retired]).cost_usd
+        """By cycles that are over, and by those that run, as far as they were looked at."""
+        over = policy.total([*self.members.values(), *self.s.retired]).cost_usd
+        going = self._going()
+        return over + sum(cost for cycle, cost in self.in_flight.items() if cycle in going)
 
     def _wanting(
         self, free: list[Member], admits: Callable[[Member], bool] = lambda _: True

@@ -157,6 +157,8 @@ class LookInput(Model):
     """What these hold: where their work is on the target, it is done."""
     begun: list[str] = []
     """Workflow ids of the swarm's tasks that run: which of them are yet to take their first turn?"""
+    spending: list[str] = []
+    """Workflow ids of tasks that run: what have they cost so far?"""
 
 
 class CycleEnd(Model):
@@ -179,6 +181,8 @@ class Looked(Model):
     """Turns that could begin on the host now; None: an older worker does not say."""
     waiting: list[str] = []
     """Those of `begun` that have had no turn yet, as far as the worker knows."""
+    spent: dict[str, float] = {}
+    """Dollars, of `spending`: of the turns that have ended. Those that nobody knows are missing."""
     ended: list[CycleEnd] = []
     """Those of `cycles` that run no more."""
 

@@ -12,6 +12,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.attributes import COST
 from activities.contracts import quota_id
 from activities.swarm.contracts import AccountSeen, CycleEnd
 
@@ -80,6 +81,22 @@ async def ends_of(client: Client, cycles: Collection[str]) -> list[CycleEnd]:
             return await _end_of(client, cycle)
 
     return [end for end in await asyncio.gather(*map(one, cycles)) if end is not None]
+
+
+async def spent_by(client: Client, cycles: Collection[str]) -> dict[str, float]:
+    """Dollars, as the tasks themselves have told the server; nothing of one that it does not tell of."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(cycle: str) -> float | None:
+        async with gate:
+            try:
+                found = await client.get_workflow_handle(cycle).describe(rpc_timeout=ANSWER_WITHIN)
+            except RPCError:
+                return None
+            return found.typed_search_attributes.get(COST)
+
+    costs = await asyncio.gather(*map(one, cycles))
+    return {cycle: cost for cycle, cost in zip(cycles, costs, strict=True) if cost is not None}
 
 
 async def _end_of(client: Client, cycle: str) -> CycleEnd | None:

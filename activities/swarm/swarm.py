@@ -49,7 +49,7 @@ from activities.swarm.files_on_target import Found, files_in
 from activities.swarm.given import chosen, complete, installed_agents
 from activities.swarm.known import Note, as_run, at_work, known_swarms, note, noted
 from activities.swarm.ledger import Ledger
-from activities.swarm.looking import account_seen, ends_of, in_queue
+from activities.swarm.looking import account_seen, ends_of, in_queue, spent_by
 from activities.swarm.opening import agents_in, as_task, check_agents, check_task, with_accounts
 from activities.swarm.reading import cards_of
 from activities.swarm.settings import SwarmInput
@@ -212,13 +212,13 @@ class SwarmActivities:
 
     @activity.defn
     async def look(self, given: LookInput) -> Looked:
-        """How accounts, agents' slots and the disk stand, and how cycles ended that say nothing.
+        """How accounts, agents' slots, the disk and the money stand, and how cycles ended that say nothing.
 
         One that was ended with work in the merge queue is told of when the queue has let go of it.
         """
         client, repository = self.site.client, await blocking(self._repository, given.ref)
         seen = await asyncio.gather(*(account_seen(client, one, self.site.task_queue) for one in given.accounts))
-        ended = await ends_of(client, given.cycles)
+        ended, spent = await asyncio.gather(ends_of(client, given.cycles), spent_by(client, given.spending))
         if silent := [end.cycle for end in ended if end.result is None]:
             queue = queue_id(repository, given.ref.target, self.site.task_queue)
             undecided = await in_queue(client, queue, silent)
@@ -228,6 +228,7 @@ class SwarmActivities:
             room=await blocking(self._room, repository),
             slots=self.site.slots.free,
             waiting=[cycle for cycle in given.begun if not self.site.slots.had_one(cycle)],
+            spent=spent,
             ended=await blocking(self._as_landed, repository, given, ended),
         )
 

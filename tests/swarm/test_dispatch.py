@@ -109,6 +109,27 @@ async def test_nothing_begins_any_more_when_its_money_is_spent(kit: Kit) -> None
     assert (result.counts, result.cost_usd) == ({**NONE_LEFT, "pending": 1, "complete": 2}, 0.06)
 
 
+async def test_what_runs_has_spent_counts_before_it_is_over(kit: Kit) -> None:
+    gate = kit.folder / "go"
+    agent, reviewer = swarms.agent(kit, usage={"cost_usd": 0.06}), swarms.agent(kit, until=str(gate))
+    async with kit.worker():
+        handle = await swarms.start(
+            kit, workers=[{"name": "dear", "agent": agent}], reviewers=[reviewer], max_cost_usd=0.05
+        )
+        await handle.execute_update("add", swarms.cards(2))
+        cycle = kit.client.get_workflow_handle(f"{handle.id}-dear.1-1")
+        await until(handle, lambda now: states(now) == ["working"])
+        await status_when(cycle, lambda now: now.stage is Stage.REVIEW)
+        await handle.execute_update("set_count", {"kind": "dear", "count": 2})
+        status = await until(handle, lambda now: states(now) == ["waiting", "working"])
+        said = [member.why for member in status.members if member.state == "waiting"]
+        assert said == ["$0.06 of $0.05 are spent: nothing is begun any more"]
+        assert status.cost_usd == 0.06
+        gate.touch()
+        result = await swarms.over(kit, handle)
+    assert (result.counts, result.cost_usd) == ({**NONE_LEFT, "pending": 1, "complete": 1}, 0.06)
+
+
 @pytest.mark.long
 async def test_who_has_done_its_cycles_or_waited_long_enough_stops(kit: Kit) -> None:
     agent = swarms.agent(kit)
