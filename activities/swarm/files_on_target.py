@@ -32,13 +32,13 @@ class Found:
 
 
 def files_in(git: Git, commit: str, read: Reader, folder: str = PENDING) -> list[Found]:
-    """The files `*.json` right in the folder, in the order of their names."""
+    """Those right in the folder, in the order of their names: `*.json`, and `*.edn`, which `read` refuses."""
     listed = git.run("--literal-pathspecs", "ls-tree", "-z", "-l", "--full-tree", commit, "--", f"{folder}/").stdout
     found = []
     for entry in filter(None, listed.split(b"\0")):
         facts, _, raw = entry.partition(b"\t")
         mode, _, blob, size = facts.decode().split()
-        if not raw.endswith(b".json") or mode not in ("100644", "100755"):
+        if not raw.endswith((b".json", b".edn")) or mode not in ("100644", "100755"):
             continue
         path = printable(raw)
         if int(size) > MOST_BYTES:

@@ -194,13 +194,14 @@ async def test_a_name_of_which_no_tasks_could_be_made_is_refused(kit: Kit) -> No
 
 
 async def test_files_are_taken_in_and_what_is_wrong_with_one_is_told_once_for_its_content(kit: Kit) -> None:
+    write(kit.repo, {"tasks/pending/old.edn": '{:id "old"}'})
     commit(kit, a={"priority": 3}, b={"depends_on": ["a", "x"]}, bad="{")
     swarm = Swarm(kit)
     await swarm.open()
     taken = await swarm.take_in()
     assert ids(taken) == ["a", "b"]
     assert taken.upto == 2
-    assert [one.id for one in taken.refused] == ["tasks/pending/bad.json"]
+    assert [one.id for one in taken.refused] == ["tasks/pending/bad.json", "tasks/pending/old.edn"]
     assert await swarm.take_in(again=True) == taken  # the worker had died before it could answer
     later = await swarm.take_in(taken.upto)
     assert (later.rows, later.upto, later.refused) == ([], 2, [])
