@@ -1,6 +1,8 @@
 # setup, demo and test may each be run on a fresh clone, and again.
 PYTHON ?= python3
 UV_VERSION = 0.13.8
+# One more than cores: most tests wait for a server, an agent or git as long as they work.
+TESTERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 BIN = .venv/bin
 # Programs of ours start in half the time when compiled modules are kept: a shell's wish for none is not for these commands.
 unexport PYTHONDONTWRITEBYTECODE
@@ -21,7 +23,7 @@ demo: setup
 
 # With ALL=1 also what takes long or shows the same as another test (the marker `long`), and kills before every step of git.
 test: setup
-	$(if $(ALL),MERGEWRIGHT_EVERY_STEP=1) $(BIN)/python -m pytest -n auto --dist worksteal -m "not agents$(if $(ALL),, and not long)"
+	$(if $(ALL),MERGEWRIGHT_EVERY_STEP=1) $(BIN)/python -m pytest -n $(TESTERS) --dist worksteal -m "not agents$(if $(ALL),, and not long)"
 
 # The real agent CLIs, pinned by tests/agents/package-lock.json; Node comes from PyPI: Qwen Code needs a newer one than many have.
 # `npm ci` refuses where a registry lacks optional packages of other platforms; `install --no-save` takes the locked ones too.

@@ -117,7 +117,10 @@ async def test_an_operator_holds_wakes_and_changes_slots(kit: Kit) -> None:
     assert (result.outcome, result.turns) == ("merged", 1)
 
 
-@pytest.mark.parametrize("fail", [{"fail": 75, "stderr": "retry-after: 9000"}, {"fail": 77}, {"fail": 3}])
+@pytest.mark.parametrize(
+    "fail",
+    [{"fail": 75, "stderr": "retry-after: 9000"}, pytest.param({"fail": 77}, marks=pytest.mark.long), {"fail": 3}],
+)
 async def test_a_fallback_takes_over_on_the_same_worktree(kit: Kit, fail: dict[str, Any]) -> None:
     started = {"write": {"half.txt": "half\n"}, "say": "thinking"}
     first = kit.agent(executor=[started, fail])

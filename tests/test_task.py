@@ -226,7 +226,7 @@ async def test_a_blocked_task_may_fail_instead_and_its_work_is_saved(kit: Kit) -
     kit.assert_clean()
 
 
-@pytest.mark.parametrize("ending", ["abandon", "cancel", "terminate"])
+@pytest.mark.parametrize("ending", ["abandon", pytest.param("cancel", marks=pytest.mark.long), "terminate"])
 async def test_whatever_ends_a_task_its_work_is_saved(kit: Kit, ending: str) -> None:
     agent = kit.agent(executor=[{**WRITE, "shell": "echo draft > draft.txt; sleep 60"}])
     async with kit.worker():
@@ -257,7 +257,7 @@ async def test_whatever_ends_a_task_its_work_is_saved(kit: Kit, ending: str) -> 
     kit.assert_clean()
 
 
-@pytest.mark.parametrize("strategy", ["merge", "squash", "rebase", "ff-only"])
+@pytest.mark.parametrize("strategy", [pytest.param("merge", marks=pytest.mark.long), "squash", "rebase", "ff-only"])
 async def test_every_strategy_lands_with_trailers(kit: Kit, strategy: str) -> None:
     def agent(name: str) -> dict[str, Any]:
         first = {"write": {f"{name}1": "x\n"}, "commit": f"{name} one", "say": "more to come"}
