@@ -200,6 +200,8 @@ class TaskSettings(Model):
 
 PROTECTED = [
     "mergewright.toml",
+    "/swarm.toml",
+    "/oompa.json",
     ".worktreeinclude",
     ".gitattributes",
     ".gitmodules",

@@ -91,6 +91,7 @@ CASES: list[tuple[PolicyRule, dict[str, Any], Files, Files]] = [
     ("case", {}, {"readme.MD": "1\n"}, {"READ.me": "1\n"}),
     ("case", {}, {"SRC/other.py": "1\n"}, {"twin/c": "1\n"}),
     ("protected", {}, {".github/workflows/x.yml": "1\n"}, {".github/README": "1\n"}),
+    ("protected", {}, {"swarm.toml": "1\n"}, {"docs/swarm.toml": "1\n"}),
     ("protected", {"off": ["protected"]}, {"mergewright.toml": "1\n"}, {"Jenkinsfile": "1\n"}),
     ("protected", {"off": ["protected"]}, {".worktreeinclude": "1\n"}, {"sub/.worktreeinclude": "1\n"}),
     ("hook", {}, {".husky/pre-commit": "1\n"}, {"husky/pre-commit": "1\n"}),
