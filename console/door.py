@@ -16,6 +16,7 @@ from activities.git.locks import Busy
 from activities.git.repository import RepositoryProblem
 from activities.plain import plain
 from console.costs import NoTask
+from console.steering import refusal
 from console.terminal import Terminal
 from console.turn_log import NoLog
 from service.codec import Undecodable
@@ -39,7 +40,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except (BadConfig, Busy, CannotServe, NoLog, NoTask, RepositoryProblem, Undecodable) as problem:
         text = str(problem)
     except WorkflowUpdateFailedError as error:
-        text = str(getattr(error.cause, "message", error.cause))
+        text = refusal(error)
     except (RPCError, WorkflowQueryFailedError) as error:
         text = error.message.partition("\n")[0]
     typer.echo(f"starter: {plain(text)}", err=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 from temporalio.client import Client, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.exceptions import ActivityError
 from temporalio.service import RPCError, RPCStatusCode
 
 from service.devserver import CannotServe
@@ -72,6 +73,14 @@ async def chosen(client: Client, which: Chosen) -> list[Addressee]:
             told = error.message.partition("\n")[0]
             raise CannotServe(f'--query: {told}. Try it with: temporal workflow list --query "{which.query}"') from None
         raise
+
+
+def refusal(error: WorkflowUpdateFailedError) -> str:
+    """Why an update was refused: of a check that ran as an activity what that says, not that it has failed."""
+    cause = error.cause
+    while isinstance(cause, ActivityError) and cause.cause is not None:
+        cause = cause.cause
+    return str(getattr(cause, "message", cause))
 
 
 async def send(client: Client, task: str, verb: str, arguments: Sequence[Any]) -> str:
@@ -139,7 +148,7 @@ async def _one(client: Client, task: str, verb: str, arguments: Sequence[Any]) -
         handle = client.get_workflow_handle(task)
         return Answer(task, True, str(await handle.execute_update(verb, args=arguments, rpc_timeout=PATIENCE)))
     except WorkflowUpdateFailedError as error:
-        return Answer(task, False, str(getattr(error.cause, "message", error.cause)))
+        return Answer(task, False, refusal(error))
     except WorkflowUpdateRPCTimeoutOrCancelledError:
         return None
     except RPCError as error:

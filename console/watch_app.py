@@ -22,6 +22,7 @@ from activities.home import Home
 from console.glance import COLUMNS, Seen, cells, printable
 from console.overview import Overview, others
 from console.rows import Column, Rows
+from console.steering import refusal
 from console.turn_log import NoLog, Wanted, show
 from service.codec import Undecodable
 
@@ -163,7 +164,7 @@ class WatchApp(App[None]):
         try:
             said = str(await handle.execute_update(verb, args=arguments))
         except WorkflowUpdateFailedError as error:
-            said = str(getattr(error.cause, "message", error.cause))
+            said = refusal(error)
         except (RPCError, Undecodable) as error:
             said = str(error)
         self._tell(f"{task_id}: {said}")

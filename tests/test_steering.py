@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 from console import steering
 from console.again import continue_ended
@@ -28,6 +29,16 @@ async def refused(handle: Handle, verb: str, *given: Any) -> str:
     with pytest.raises(WorkflowUpdateFailedError) as caught:
         await handle.execute_update(verb, args=given)
     return str(getattr(caught.value.cause, "message", caught.value.cause))
+
+
+def test_a_refusal_says_what_the_check_said_not_that_it_has_failed() -> None:
+    failed = ActivityError(
+        "Activity task failed", scheduled_event_id=5, started_event_id=6, identity="", activity_type="check_agent",
+        activity_id="1", retry_state=None,
+    )  # fmt: skip
+    failed.__cause__ = ApplicationError("agent: codex is not installed")
+    assert steering.refusal(WorkflowUpdateFailedError(failed)) == "agent: codex is not installed"
+    assert steering.refusal(WorkflowUpdateFailedError(ApplicationError("count: 0 to 200"))) == "count: 0 to 200"
 
 
 async def over(handle: Handle) -> TaskResult:
