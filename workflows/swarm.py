@@ -38,7 +38,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.swarm_cycles import PLANNER
     from workflows.swarm_mirror import SwarmMirror
     from workflows.swarm_story import swarm_story
-    from workflows.swarm_waits import what_to_do
+    from workflows.swarm_waits import stuck_plan, what_to_do
 
 LOOK_EVERY = timedelta(minutes=5)
 """At the target, for files of tasks; and after cycles that nobody tells about."""
@@ -501,8 +501,9 @@ class SwarmWorkflow(SwarmMirror):
             return "stopping"
         if self.s.paused:
             return "paused"
-        busy = any(member.cycle for member in self.members.values())
-        return "waiting for you" if self.s.blocked_cycles and not busy else "running"
+        busy = any(member.cycle and not stuck_plan(member) for member in self.members.values())
+        waits = self.s.blocked_cycles or any(map(stuck_plan, self.members.values()))
+        return "waiting for you" if waits and not busy else "running"
 
     def _show(self) -> None:
         status = self.status_now()
