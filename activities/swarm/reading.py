@@ -23,6 +23,10 @@ DESCRIPTION = 32_000
 TITLE = 100
 """Of a task that has none: its description's first line, up to here."""
 
+_KEYS = frozenset(
+    "id title summary description acceptance labels tags files target_files targets after depends_on dependencies"
+    " blocked_by priority difficulty".split()
+)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _WORDS = {"critical": 100, "urgent": 100, "highest": 100, "high": 90, "medium": 0, "normal": 0}
 _WORDS |= {"low": -90, "lowest": -100}
@@ -95,6 +99,8 @@ def _refused(name: str, why: str) -> Refused:
 
 
 def _task(entry: Mapping[str, Any], name: str, source: Source, *, alone: bool) -> Card:
+    if _KEYS.isdisjoint(entry):  # what a tool has written, most likely, and no task
+        raise _Unfit("title: required, but not given")
     described = _text(entry, "description")
     card_id = _word(entry.get("id"), "id") if entry.get("id") is not None else _named_by(name, alone=alone)
     first = next((line.strip(" #") for line in described.splitlines() if line.strip(" #")), "")

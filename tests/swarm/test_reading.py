@@ -61,7 +61,7 @@ def test_a_task_file_with_oompas_keys() -> None:
 def test_what_a_task_does_not_say() -> None:
     card = one({"description": "# Build the login\n\nIt asks for a password."}, "tasks/pending/my task (2).json")
     assert (card.id, card.title, card.priority, card.after) == ("my-task-2-", "Build the login", 0, [])
-    assert one({}).title == "c1"
+    assert one({"id": "fix-login"}).title == "fix-login"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,8 @@ def test_a_priority(given: Any, expected: int) -> None:
         ({"files": [{"path": "a"}]}, "files: must be a list of texts"),
         ({"files": [str(number) for number in range(201)]}, "files: "),
         ({"acceptance": ["x" * 4_001]}, "acceptance.0: "),
+        ({}, "title: required"),
+        ({"issues": [{"number": 1, "title": "x"}]}, "title: required"),
         ([{}] * 5_001, "is a list of more than 5,000"),
         ({"priority": "soon"}, "priority: must be a whole number"),
         ({"priority": 5_000}, "priority: "),
