@@ -38,6 +38,7 @@ NOTHING_KEPT = "NothingKept"
 def explain(error: ValidationError) -> str:
     """A refused input in one line: every field with what is wrong with it, and no value of it."""
     words = {"extra_forbidden": "unknown field", "missing": "required, but not given"}
+    words |= {"model_type": "must be an object with fields (in TOML a table)", "list_type": "must be a list"}
     found = error.errors(include_url=False, include_input=False, include_context=False)
     said = "; ".join(
         f"{'.'.join(map(str, item['loc'])) or 'input'}: "

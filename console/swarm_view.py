@@ -139,7 +139,7 @@ def status_view(status: SwarmStatus, now: float) -> RenderableType:
     if not members:
         parts[-1] = Text("no workers yet")
     told = [f"note: {line(note)}" for note in status.notes]
-    told += [f"ignored: {line(problem)}" for problem in status.problems[-5:]]
+    told += [f"problem: {line(problem)}" for problem in status.problems[-5:]]
     return Group(*parts, *([Text("")] if told else []), *map(Text, told))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -55,7 +55,7 @@ class BoardAsked(Model):
     """Argument of the query `board`."""
 
     place: Place | None = None
-    offset: int = 0
+    offset: int = Field(0, ge=0)
 
 
 class Counted(Model):
@@ -100,7 +100,7 @@ def asked(verb: Verb, given: Any) -> Asked:
                 return Asked(counted=Counted.model_validate(given))
     except ValidationError as error:
         raise ValueError(explain(error)) from None
-    raise ValueError(f"takes {TAKES[verb]}")
+    raise ValueError(f"not understood; what it does: {TAKES[verb]}")
 
 
 class Desk(Protocol):

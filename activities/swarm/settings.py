@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from activities.settings import YEAR_SECONDS, Agent, AgentSpec, Model
 
@@ -84,18 +84,26 @@ class SwarmSettings(Model):
     """In a row; then the worker stops (FEATURES D7)."""
     max_cost_usd: float | None = Field(None, gt=0)
     """Of all its tasks; then no cycle is begun any more."""
-    on_blocked: str = Field("wait", pattern="^(wait|fail)$")
+    on_blocked: Literal["wait", "fail"] = "wait"
     """wait: a blocked task waits for an operator, while its worker goes on with another. fail: it ends, and whoever is
     free tries it again."""
 
-    @model_validator(mode="after")
-    def _members(self) -> SwarmSettings:
-        if sum(worker.count for worker in self.workers) > MAX_MEMBERS:
-            raise ValueError(f"workers: more than {MAX_MEMBERS} in all")
-        names = [worker.name for worker in self.workers if worker.name]
-        if len(set(names)) < len(names):
-            raise ValueError("workers: two have the same name")
-        return self
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _several(cls, workers: Any) -> Any:
+        if isinstance(workers, dict):
+            raise ValueError("must be a list: in TOML [[workers]], once for each kind")
+        return workers
+
+    @field_validator("workers")
+    @classmethod
+    def _members(cls, workers: list[WorkerSpec]) -> list[WorkerSpec]:
+        if (members := sum(worker.count for worker in workers)) > MAX_MEMBERS:
+            raise ValueError(f"{members} in all: at most {MAX_MEMBERS} (`count`)")
+        names = [worker.name for worker in workers if worker.name]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two have the name {twice}: give each its own, or one `count`")
+        return workers
 
 
 class SwarmInput(SwarmSettings):

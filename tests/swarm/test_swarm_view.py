@@ -77,7 +77,7 @@ def test_one_swarm_and_who_does_what() -> None:
         "worker-1.3 codex gpt-5.5 backing off 90 s more 0 0 $0.00 it crashed",
         "worker-1.4 codex gpt-5.5 idle 30 s 0 0 $0.00",
         "worker-1.1 codex gpt-5.5 stopped 0 0 $0.00 10 min without a task",
-        "ignored: no card",
+        "problem: no card",
     ]
 
 
