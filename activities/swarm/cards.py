@@ -54,7 +54,7 @@ class Cards:
                     )
                 elif digest(earlier) != digest(card):
                     where = f", from {earlier.path}" if earlier.path else ""
-                    why = f"another task of this id is on the board{where}: give this one an id of its own"
+                    why = f"id: {card.id} is another task on the board{where}: give this one an id of its own"
                     refused.append((card, why))
             if new:
                 self._append([card.model_dump_json(exclude_defaults=True) for card in new.values()])

@@ -201,7 +201,7 @@ class SwarmActivities:
             if swarm := not_ours.get(card.id):
                 why[card.path].append(Refused(id=card.id, why=f"swarm {swarm} has it"))
         for card, problem in cards.add([card for card in theirs if card.id not in not_ours]):
-            why[card.path].append(Refused(id=card.id, why=problem))
+            why[card.path].append(Refused(id=card.path, why=problem))
         refused = [Refused(id=card.id, why=problem) for card, problem in cards.add(given.cards)]
         if given.read_target:
             refused += _Told(self.site, ref).news(found, why, MOST_REFUSED - len(refused))

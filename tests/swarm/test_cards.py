@@ -77,7 +77,7 @@ def test_cards_are_numbered_as_they_come_and_the_first_of_an_id_counts(tmp_path:
     assert cards.add([*made("b", "c"), Card(id="a", title="something else", path="tasks/pending/a.json")]) == [
         (
             Card(id="a", title="something else", path="tasks/pending/a.json"),
-            "another task of this id is on the board: give this one an id of its own",
+            "id: a is another task on the board: give this one an id of its own",
         )
     ]
     assert names(cards) == ["a", "b", "c"]

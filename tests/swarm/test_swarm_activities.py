@@ -208,8 +208,8 @@ async def test_files_are_taken_in_and_what_is_wrong_with_one_is_told_once_for_it
     commit(kit, bad="[[[", c={}, a={"description": "another one"})
     third = await swarm.take_in(later.upto)
     assert ids(third) == ["c"]
-    assert [one.id for one in third.refused] == ["a", "tasks/pending/bad.json"]
-    assert "another task of this id" in third.refused[0].why
+    assert [one.id for one in third.refused] == ["tasks/pending/a.json", "tasks/pending/bad.json"]
+    assert "id: a is another task on the board" in third.refused[0].why
 
 
 async def test_no_task_is_taken_in_that_another_swarm_has_or_that_is_done(kit: Kit) -> None:
