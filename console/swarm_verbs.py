@@ -58,7 +58,8 @@ def requeue(
         if found.close_time is None:
             return await tell(client, found.id, "requeue", *([ids] if ids else []))
         if ids:
-            raise CannotServe(f"{found.id} is over: all that its tasks hold is freed, so name none of them")
+            text = f"{found.id} is over: all that its tasks hold is freed, so name none of them"
+            raise CannotServe(f"{text}; what is open, `starter.py swarm --continue {found.id}` takes up")
         return await swarm_look.look(client, found, (await swarm_look.cycles(client)).get(found.id, []))
 
     done = run(go())
