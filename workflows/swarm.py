@@ -38,7 +38,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.swarm_cycles import PLANNER
     from workflows.swarm_mirror import SwarmMirror
     from workflows.swarm_story import swarm_story
-    from workflows.swarm_waits import stuck_plan, what_to_do
+    from workflows.swarm_waits import what_to_do
 
 LOOK_EVERY = timedelta(minutes=5)
 """At the target, for files of tasks; and after cycles that nobody tells about."""
@@ -254,7 +254,7 @@ class SwarmWorkflow(SwarmMirror):
     async def _look(self, accounts: list[str], cycles: list[str]) -> None:
         young = workflow.time() - admission.STARTING
         begun = [member.cycle for member in self.members.values() if member.cycle and member.since > young]
-        spending = [] if self.settings.max_cost_usd is None else sorted(self._going())
+        spending = cycles if self.settings.max_cost_usd is None else sorted(self._going())
         held = {cycle: tasks for cycle in cycles if (tasks := boards.held(self.board, cycle))}
         given = LookInput(
             ref=self.opened.ref, accounts=accounts, cycles=cycles, held=held, begun=begun, spending=spending
@@ -271,9 +271,11 @@ class SwarmWorkflow(SwarmMirror):
             return
         mine = {member.account for member in self.members.values() if member.cycle}
         self.outside = Outside(self.opened.host, looked, mine)
-        self.in_flight = looked.spent
+        going = self._going()
+        self.in_flight = {cycle: cost for cycle, cost in (self.in_flight | looked.spent).items() if cycle in going}
         for end in looked.ended:
-            result = TaskResult(outcome="failed", reason=end.reason or end.outcome)
+            cost = self.in_flight.get(end.cycle, 0.0)
+            result = TaskResult(outcome="failed", reason=end.reason or end.outcome, cost_usd=cost)
             if end.result:
                 with contextlib.suppress(ValidationError):  # of another version: what is known of it is above
                     result = TaskResult.model_validate(end.result)
@@ -411,7 +413,8 @@ class SwarmWorkflow(SwarmMirror):
         if any(member.cycle for member in self.members.values()):
             return ""
         if self.s.stopping:
-            return "" if self.s.ends_now and self.s.blocked_cycles else "stopped by an operator"
+            left = self.s.blocked_cycles if self.s.ends_now else self.s.going_again
+            return "" if left else "stopped by an operator"
         if self.incoming or self.take_in_due:
             return ""
         counts = boards.counts(self.board)
@@ -469,6 +472,7 @@ class SwarmWorkflow(SwarmMirror):
                     ref=self.opened.ref,
                     board={name: str(place) for name, place in left.items()},
                     held=[name for name in left if self.board.items[name].holder],
+                    lands_later=self.lands_later(),
                 ),
                 summary="keep the last board, let claims go",
                 **self._here(),
@@ -501,8 +505,9 @@ class SwarmWorkflow(SwarmMirror):
             return "stopping"
         if self.s.paused:
             return "paused"
-        busy = any(member.cycle and not stuck_plan(member) for member in self.members.values())
-        waits = self.s.blocked_cycles or any(map(stuck_plan, self.members.values()))
+        members = self.members.values()
+        waits = self.s.waiting() or any(member.waits() for member in members)
+        busy = self.s.going_again or any(member.cycle and not member.waits() for member in members)
         return "waiting for you" if waits and not busy else "running"
 
     def _show(self) -> None:

@@ -124,6 +124,10 @@ class Member(Model):
     """The cycle that it is at is a planner's."""
     tally: Tally = Tally()
 
+    def waits(self) -> bool:
+        """For an operator, with a plan: nobody else plans meanwhile. Another cycle is left to itself."""
+        return self.plans and bool(self.cycle and self.why)
+
 
 SwarmStage = Literal["opening", "running", "paused", "stopping", "waiting for you", "ended"]
 
@@ -212,7 +216,9 @@ class SwarmState(Model):
     spec_met: bool = False
     """The last who planned had nothing to add, and nothing was open."""
     blocked_cycles: dict[str, str] = {}
-    """Cycles that wait for an operator, and whose worker has gone on: the member's name."""
+    """Cycles that wait for an operator, or have done so, and whose worker has gone on: the member's name."""
+    going_again: list[str] = []
+    """Of these: those that wait no more, and run beside what their worker does now."""
     mirrored: int = 0
     mirror_due: bool = False
     mirror_at: float = 0.0
@@ -230,6 +236,10 @@ class SwarmState(Model):
     """It has ended, and what it came to is to be looked at."""
     plan_dry: bool = False
     """The last who planned had nothing to add."""
+
+    def waiting(self) -> list[str]:
+        """Cycles that an operator is to do something about."""
+        return sorted(self.blocked_cycles.keys() - set(self.going_again))
 
 
 class SwarmStart(SwarmInput):

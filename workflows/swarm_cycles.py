@@ -95,6 +95,9 @@ class SwarmCycles(SwarmDesk):
 
     def revive(self) -> None:
         self.members = {name: policy.revived(member, self.kind(member)) for name, member in self.members.items()}
+        if workflow.patched("swarm-pause-is-no-idling"):
+            for member in [each for each in self.members.values() if each.idle_since is not None]:
+                self.change(member, idle_since=None)
 
     async def add_workers(self, worker: WorkerSpec) -> str:
         self._new_kind(worker)
@@ -316,6 +319,10 @@ class SwarmCycles(SwarmDesk):
         if member is None:
             return
         now = workflow.time()
+        going = [cycle for cycle in self.s.going_again if cycle != note.cycle]
+        if note.cycle in self.s.blocked_cycles and not note.blocked and workflow.patched("swarm-goes-again"):
+            going.append(note.cycle)
+        self.put(going_again=going)
         if note.blocked:
             self.board = boards.parked(self.board, note.cycle, now, note.blocked)
             if member.plans:
@@ -345,6 +352,7 @@ class SwarmCycles(SwarmDesk):
         self.put(
             seen=[*self.s.seen, cycle][-REMEMBERED:],
             blocked_cycles={name: who for name, who in self.s.blocked_cycles.items() if name != cycle},
+            going_again=[name for name in self.s.going_again if name != cycle],
         )
         given_back = 0
         if outcome == "merged":
@@ -365,6 +373,8 @@ class SwarmCycles(SwarmDesk):
         self.change(done)
         if not parked:
             self._free(self.members[member.name], outcome, reason, now)
+        elif outcome in LANDED and workflow.patched("swarm-parked-work-lands"):
+            self.members[member.name] = policy.revived(done, self.kind(done)).model_copy(update={"errors": 0})
         if plans and outcome in (*LANDED, "no-changes"):
             self.put(plan_over=True)  # what it came to is known when its tasks are taken in
 
@@ -395,7 +405,7 @@ class SwarmCycles(SwarmDesk):
     async def tell_cycles(self, verb: str, parked: bool = False) -> None:
         await workflow.wait_condition(lambda: not self.starting)
         cycles = [member.cycle for member in self.members.values() if member.cycle]
-        for cycle in [*cycles, *(self.s.blocked_cycles if parked else [])]:
+        for cycle in [*cycles, *(self.s.blocked_cycles if parked else self.s.going_again)]:
             try:
                 await signalled(cycle, verb, None)
             except FailureError:

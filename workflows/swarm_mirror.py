@@ -31,6 +31,8 @@ class SwarmMirror(SwarmCycles):
         super().__init__()
         self.mirroring: asyncio.Task[None] | None = None
         """It goes through the merge queue, and may wait there: beside everything else."""
+        self.writes_last = False
+        """What is being written is the last board."""
 
     def mirror(self) -> None:
         """Begin to write the board, if that is due."""
@@ -56,10 +58,15 @@ class SwarmMirror(SwarmCycles):
             writing.cancel()
             self.problem("the last board is not in tasks/ yet, and is waited for no longer: see the merge queue")
 
+    def lands_later(self) -> bool:
+        """The merge queue may have the last board still; an older one is not to land after the end."""
+        return self.writes_last and self.mirroring is not None and not self.mirroring.done()
+
     async def _write_last(self) -> None:
         if self.mirroring is not None:
             await workflow.wait_condition(self.mirroring.done)
         while self.mirror_due:
+            self.writes_last = True
             self.mirroring = asyncio.create_task(self._write_mirror(over=True))
             await workflow.wait_condition(self.mirroring.done)
             if self.s.mirror_errors:

@@ -12,21 +12,14 @@ _WHY = 60
 """Characters of a reason, of which there are several in one line."""
 
 
-def stuck_plan(member: Member) -> bool:
-    """Whether it plans, and waits for an operator with that: its worker begins nothing else meanwhile."""
-    return member.plans and bool(member.cycle) and bool(member.why)
-
-
 def what_to_do(name: str, state: SwarmState, members: Collection[Member], board: Board, plans: bool) -> tuple[str, str]:
     """`waiting_for` and `next_command`, empty where nothing is to be done; the most urgent only. `name`: of the swarm;
     `plans`: somebody will make tasks."""
-    if parked := sorted(state.blocked_cycles):
-        why = {item.holder: " ".join(item.why.split()) for item in board.items.values() if item.holder}
+    planning = {one.cycle: one.why for one in members if one.waits()}
+    if parked := sorted({*state.waiting(), *planning}):
+        why = {item.holder: item.why for item in board.items.values() if item.holder} | planning
         told = [f"{cycle} ({_cut(why[cycle])})" if why.get(cycle) else cycle for cycle in parked]
         return f"you: {len(parked)} blocked, {_some(told)}", f"starter.py status {parked[0]}"
-    if stuck := [one for one in members if stuck_plan(one)]:
-        told = [f"{one.cycle} ({_cut(' '.join(one.why.split()))})" for one in stuck]
-        return f"you: nobody plans, {_some(told)}", f"starter.py status {stuck[0].cycle}"
     if state.paused:
         return "you: it is paused", f"starter.py resume {name}"
     if state.stopping:
@@ -45,6 +38,7 @@ def what_to_do(name: str, state: SwarmState, members: Collection[Member], board:
 
 
 def _cut(why: str) -> str:
+    why = " ".join(why.split())
     return why if len(why) <= _WHY else f"{why[: _WHY - 1]}…"
 
 

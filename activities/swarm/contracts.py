@@ -218,3 +218,5 @@ class FinishInput(Model):
     """Place by card, of those that are not complete."""
     held: list[str] = []
     """Of those: what cycles still hold that go on after the swarm. No other swarm begins it meanwhile."""
+    lands_later: bool = False
+    """The merge queue still has the last board, and lands it only while its ref is there."""

@@ -272,7 +272,8 @@ class SwarmActivities:
         with suppress(RepositoryProblem):  # it is gone: so is what was claimed there
             repository = open_repository(given.ref.repo)
             Ledger(self.site.home, repository.common_dir).release(given.ref.key, keep=given.held)
-            mirroring.forget(repository, given.ref.key)
+            if not given.lands_later:  # else the janitor does, with the swarm's folder
+                mirroring.forget(repository, given.ref.key)
 
     # --- mirror ----------------------------------------------------------------------------------------
 

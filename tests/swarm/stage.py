@@ -73,6 +73,12 @@ class Cycle:
         await signalled(self.swarm.swarm, "cycle_note", note)
 
     @workflow.signal
+    async def goes_on(self) -> None:
+        assert self.swarm is not None
+        note = CycleNote(cycle=workflow.info().workflow_id, key=self.swarm.key)
+        await signalled(self.swarm.swarm, "cycle_note", note)
+
+    @workflow.signal
     def cancel(self) -> None:
         self.told.append("cancel")
         self.outcome = "cancelled"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -252,3 +253,86 @@ async def test_nobody_stops_for_want_of_tasks_before_a_planner_has_tried_again(c
         await stage.end(again, "no-changes")
         result = await stage.over()
         assert (result.reason, [member.state for member in result.members]) == ("the spec is met", ["idle", "waiting"])
+
+
+async def test_a_blocked_cycle_that_goes_on_waits_for_nobody_is_paused_and_has_its_end_before_a_stop(
+    client: Client,
+) -> None:
+    async with Stage(client, workers=ONE).played() as stage:
+        await stage.add("a")
+        (cycle,) = await stage.working()
+        await stage.cycle(cycle).signal("blocks")
+        status = await stage.until(lambda now: now.stage == "waiting for you")
+        assert status.next_command == f"starter.py status {cycle}"
+        await stage.cycle(cycle).signal("goes_on")
+        status = await stage.until(lambda now: now.counts["current"] == 1)
+        assert (status.stage, status.waiting_for) == ("running", "")
+        await stage.handle.execute_update("pause")
+        assert await stage.cycle(cycle).query("heard") == ["pause"]
+        await stage.handle.execute_update("stop")
+        assert await stage.cycle(cycle).query("heard") == ["pause", "resume"]
+        await stage.end(cycle, "merged")
+        result = await stage.over()
+        assert (result.reason, result.counts["complete"]) == ("stopped by an operator", 1)
+
+
+async def test_work_that_lands_after_its_operator_was_waited_for_ends_the_row_of_errors(client: Client) -> None:
+    async with Stage(client, workers=ONE, max_errors=1).played() as stage:
+        await stage.add("a", "b")
+        (cycle,) = await stage.working()
+        await stage.cycle(cycle).signal("blocks")
+        await stage.until(lambda now: now.members[0].state == "stopped")
+        await stage.cycle(cycle).signal("goes_on")
+        await stage.end(cycle, "merged")
+        (other,) = await stage.working()
+        await stage.end(other, "merged")
+        result = await stage.over()
+        assert (result.reason, result.counts["complete"]) == ("all tasks are complete", 2)
+
+
+async def test_a_planner_that_waits_for_its_operator_is_told_of_also_while_a_stop_waits_for_it(client: Client) -> None:
+    settings: dict[str, Any] = {"spec": "spec.md", "planner": {}, "workers": ONE}
+    async with Stage(client, **settings).played() as stage:
+        (cycle,) = await stage.working()
+        await stage.cycle(cycle).signal("blocks")
+        status = await stage.until(lambda now: now.stage == "waiting for you")
+        assert (status.waiting_for, status.next_command) == (
+            f"you: 1 blocked, {cycle} (stuck)",
+            f"starter.py status {cycle}",
+        )
+        await stage.handle.execute_update("stop")
+        assert (await stage.status()).next_command == f"starter.py status {cycle}"
+        await stage.cycle(cycle).signal("goes_on")
+        await stage.until(lambda now: not now.next_command)
+        await stage.end(cycle, "no-changes")
+        assert (await stage.over()).reason == "stopped by an operator"
+
+
+class Dear(Stage):
+    @activity.defn
+    async def look(self, given: LookInput) -> Looked:
+        looked = await super().look(given)
+        return looked.model_copy(update={"spent": dict.fromkeys(given.spending, 0.5)})
+
+
+@pytest.mark.parametrize("cap", [None, 0.4])
+async def test_what_a_terminated_cycle_has_cost_stays_spent(client: Client, cap: float | None) -> None:
+    async with Dear(client, workers=ONE, max_cost_usd=cap, max_tries=1).played() as stage:
+        await stage.add("a")
+        (cycle,) = await stage.working()
+        await stage.cycle(cycle).terminate()
+        assert (await stage.over()).cost_usd == 0.5
+
+
+async def test_the_time_of_a_pause_is_none_without_tasks(client: Client) -> None:
+    async with Stage(client, workers=[{"name": "w", "max_wait_for_tasks": 2}]).played() as stage:
+        await stage.until(lambda now: now.members[0].state == "waiting")
+        await stage.handle.execute_update("pause")
+        began = (await stage.status()).members[0].idle_since
+        assert began is not None
+        await asyncio.sleep(max(began + 2.5 - time.time(), 0))
+        await stage.handle.execute_update("resume")
+        await stage.add("a")
+        (cycle,) = await stage.working()
+        await stage.end(cycle, "merged")
+        assert (await stage.over()).counts["complete"] == 1

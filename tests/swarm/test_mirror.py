@@ -17,6 +17,7 @@ from tests.git.repos import commit, git
 from tests.kit import Kit
 from tests.swarm import kit as swarms
 from tests.swarm.test_swarm import NONE_LEFT, landed, until
+from tests.test_queue import the_queue
 
 OWN = {"tasks/README.md": "How we work.\n", "tasks/pending/notes.txt": "mine\n", "tasks/complete/old.json": "[]\n"}
 
@@ -113,6 +114,23 @@ async def test_a_swarm_ends_whatever_becomes_of_its_last_board(kit: Kit, monkeyp
         status = await handle.query("swarm")
     assert result.counts == {**NONE_LEFT, "complete": 1}
     assert status["problems"][-1].startswith("the last board is not in tasks/ yet")
+
+
+@pytest.mark.long
+async def test_a_last_board_that_the_queue_still_has_lands_after_the_swarm(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflows.swarm_mirror.LAST_WITHIN", timedelta(seconds=2))
+    async with kit.worker():
+        workers = [{"agent": swarms.agent(kit, until=str(kit.folder / "never"))}]
+        handle = await swarms.start(kit, workers=workers, mirror=True)
+        await handle.execute_update("add", swarms.cards(1))
+        await boards_until(kit, ["current/t0.json"])
+        await the_queue(kit).execute_update("pause")
+        await handle.execute_update("stop", "now")
+        await swarms.over(kit, handle)
+        await the_queue(kit).execute_update("resume")
+        await boards_until(kit, ["pending/t0.json"])
 
 
 @pytest.mark.long

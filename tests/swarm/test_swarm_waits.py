@@ -66,11 +66,11 @@ def test_many_are_counted() -> None:
     assert what_to_do("s", state(blocked_cycles=parked), [], Board(), False)[0].endswith("s-quick.1-4 and 3 more")
 
 
-def test_a_plan_that_waits_for_a_person_is_told_as_nobody_else_plans() -> None:
+def test_a_plan_that_waits_for_a_person_is_told() -> None:
     told = {"name": "planner", "kind": "planner", "agent": "codex", "state": "working", "cycle": "s-planner-1"}
     stuck = Member(**told, plans=True, why="gates red: " + "x" * 100)
     waiting, command = what_to_do("s", state(), [stuck], Board(), True)
-    assert waiting.startswith("you: nobody plans, s-planner-1 (gates red: xxx")
+    assert waiting.startswith("you: 1 blocked, s-planner-1 (gates red: xxx")
     assert waiting.endswith("x…)")
     assert command == "starter.py status s-planner-1"
     assert what_to_do("s", state(), [Member(**told, plans=True)], Board(), True) == ("", "")
