@@ -206,7 +206,7 @@ async def test_a_diff_of_task_files_alone_lands_at_once(kit: Kit) -> None:
         assert first == "proposed to the board as add-it-325dc8; go on"
         assert last == "REFUSED: no more than 1 in one turn: propose the others when you plan again"
         assert (await swarm.told())[1:2] == ["proposed: add-it-325dc8 by planner"]
-        agent = kit.agent(executor=[{"write": {"tasks/pending/x.json": "{}"}}])
+        agent = kit.agent(executor=[{"write": {"tasks/pending/x.json": '{"title": "X"}'}}])
         adds = await swarm.run(agent, {"may_claim": True, "can_plan": True}, gates=[GATE])
         assert adds.outcome == "merged"
     assert any("`spec.md` says what is wanted" in prompt for prompt in swarm.prompts())

@@ -19,6 +19,7 @@ from temporalio.client import WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
+from activities.attributes import COST
 from activities.janitor import clean_up
 from activities.runs import asking
 from activities.swarm.ledger import Ledger
@@ -84,6 +85,8 @@ class Cycle:
     """What its history says."""
 
     result: TaskResult | None
+    told_cost: float
+    """Dollars, as the server has it: all that is known of one that was terminated."""
     claims: set[str] = field(default_factory=set)
     parked: bool = False
     landed: bool = False
@@ -94,6 +97,10 @@ class Cycle:
         if self.landed:
             return "merged"
         return self.result.outcome if self.result else "terminated"
+
+    @property
+    def cost(self) -> float:
+        return self.result.cost_usd if self.result else self.told_cost
 
     @property
     def is_error(self) -> bool:
@@ -107,7 +114,7 @@ async def cycles_of(kit: Kit, swarm: str) -> dict[str, Cycle]:
     ):
         if execution.id.startswith(f"{swarm}-"):
             handle = kit.client.get_workflow_handle(execution.id, result_type=TaskResult)
-            cycle = Cycle(await _result(handle))
+            cycle = Cycle(await _result(handle), execution.typed_search_attributes.get(COST) or 0.0)
             _read(kit, await handle.fetch_history(), cycle)
             found[execution.id] = cycle
     return found
@@ -180,7 +187,7 @@ def check_table(board: dict[str, BoardLine], result: SwarmResult, cycles: dict[s
         expected = counted(theirs, [line for line in board.values() if line.worker == member.name])
         assert member.tally == expected, member.name
     assert sum(member.tally.cycles for member in result.members) == len(cycles)
-    assert result.cost_usd == pytest.approx(sum(each.result.cost_usd for each in cycles.values() if each.result))
+    assert result.cost_usd == pytest.approx(sum(each.cost for each in cycles.values()))
     assert result.tokens == sum(each.result.tokens for each in cycles.values() if each.result) > 0
 
 
@@ -194,7 +201,7 @@ def counted(cycles: list[Cycle], lines: list[BoardLine]) -> Tally:
         claims=claims,
         errors=sum(cycle.is_error for cycle in cycles),
         recycled=claims - done,
-        cost_usd=round(sum(each.cost_usd for each in results), 6),
+        cost_usd=round(sum(cycle.cost for cycle in cycles), 6),
         tokens=sum(each.tokens for each in results),
     )
     for each in results:
