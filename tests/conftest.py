@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
@@ -14,6 +16,10 @@ from temporalio.testing import WorkflowEnvironment
 from service.converter import data_converter
 from service.devserver import temporal_cli
 from tests.kit import Kit
+
+# A busy machine is no defect. The same examples in each run, as a change is judged by it; ALL=1 seeks new ones.
+settings.register_profile("ours", deadline=None, derandomize="MERGEWRIGHT_EVERY_STEP" not in os.environ)
+settings.load_profile("ours")
 
 LONG = {"test_kill.py", "test_waiting.py", "test_killed.py", "test_killed_landing.py", "test_real_tasks.py",
         "test_real_swarm.py"}  # fmt: skip

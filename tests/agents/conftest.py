@@ -1,9 +1,4 @@
 import pytest
-from hypothesis import settings
-
-settings.register_profile("no-deadline", deadline=None)  # a busy machine is no defect
-settings.load_profile("no-deadline")
-
 
 SLOW = {
     "test_long_instructions_reach_the_model",

@@ -323,6 +323,15 @@ def test_the_work_is_what_an_agent_did(steps: list[tuple[str, str, str]]) -> Non
         assert status(worktree) == ""
 
 
+def _unseen(worktree: Worktree, path: str) -> bool:
+    """Whether no git has noted that a file outside of the cone was there: then it is as it was before."""
+    known = git(worktree.path, "ls-files", "-t", "--debug", path)
+    assert worktree.cone is not None
+    if worktree.cone.holds(path) or known.startswith("S"):
+        return known.startswith("S")
+    return "mtime: 0:0" in known and not git(worktree.path, "diff", "--cached", "--name-only", "--", path)
+
+
 def _do(worktree: Worktree, wanted: dict[str, str], number: int, what: str, path: str, to: str) -> None:
     top, own = worktree.path, {"add": ("add", "docs"), "less": ("set", "libs"), "disable": ("disable",)}
     if what == "write":
@@ -331,7 +340,7 @@ def _do(worktree: Worktree, wanted: dict[str, str], number: int, what: str, path
     elif what in ("delete", "move") and (top / path).is_file() and path != to:
         text = wanted.pop(path)
         (top / path).unlink()
-        if git(top, "ls-files", "-t", path).startswith("S"):  # no git has seen that it was there meanwhile
+        if _unseen(worktree, path):
             wanted[path] = git(top, "show", f":{path}") + "\n"
         if what == "move":
             wanted[to] = text
